@@ -1,0 +1,37 @@
+import pytest
+
+from harness import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """One server for the whole run, amp_tenancy preloaded."""
+    server = Cluster()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def make_cluster():
+    """make_cluster(primary=None, **settings): servers for one test, with settings of their own."""
+    servers = []
+
+    def make(*args, **settings):
+        servers.append(Cluster(*args, **settings))
+        return servers[-1]
+
+    yield make
+    for server in reversed(servers):
+        server.remove()
+
+
+@pytest.fixture
+def fresh_db(cluster):
+    """A new database with the extension."""
+    return cluster.database()
+
+
+@pytest.fixture
+def plain_db(cluster):
+    """A new database without the extension, to show what plain PostgreSQL does."""
+    return cluster.database(extension=False)

@@ -1,0 +1,103 @@
+"""Throwaway clusters and databases for the tests, which connect as ordinary roles.
+
+The roles that every cluster has: amp_svc (an application service, in amp_service), amp_ops (the platform team, in
+amp_operator), amp_client (neither), amp_owner (owns the application's tables).
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROLES = {"amp_svc": "amp_service", "amp_ops": "amp_operator", "amp_client": None, "amp_owner": None}
+
+
+def dev_cluster(*args):
+    subprocess.run([ROOT / "dev/cluster", *args], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def program(name):
+    """The path of one of the server's programs, such as pg_dump."""
+    bindir = subprocess.run([os.environ["AMP_PG_CONFIG"], "--bindir"], check=True, capture_output=True, text=True)
+    return f"{bindir.stdout.strip()}/{name}"
+
+
+class Cluster:
+    """A running server; `settings` are lines of postgresql.conf. With `primary` it is a streaming standby of that cluster."""
+
+    def __init__(self, primary=None, **settings):
+        self.dir = tempfile.mkdtemp(prefix="amp.", dir="/tmp")
+        os.chmod(self.dir, 0o755)
+        self.host, self.log = f"{self.dir}/socket", f"{self.dir}/log"
+        self.numbers = count(1)
+        lines = [f"{key}={value}" for key, value in settings.items()]
+        try:
+            if primary:
+                dev_cluster("standby", self.dir, primary.dir, *lines)
+            else:
+                dev_cluster("start", self.dir, *lines)
+                with self.connect() as admin:
+                    for role in ROLES:
+                        admin.execute(f"CREATE ROLE {role} LOGIN")
+        except BaseException:
+            self.remove()
+            raise
+
+    def connect(self, dbname="postgres", user="postgres", autocommit=True, **kw):
+        return psycopg.connect(host=self.host, dbname=dbname, user=user, autocommit=autocommit, **kw)
+
+    def database(self, extension=True):
+        """A new database; with the extension its roles are in their groups."""
+        db = Database(self, f"test_{next(self.numbers)}")
+        with self.connect() as admin:
+            admin.execute(f"CREATE DATABASE {db.name}")
+            admin.execute(f"GRANT CREATE ON DATABASE {db.name} TO amp_owner")
+        with db.connect() as admin:
+            admin.execute("GRANT CREATE ON SCHEMA public TO amp_owner")
+            if extension:
+                admin.execute("CREATE EXTENSION amp_tenancy")
+                for role, group in ROLES.items():
+                    if group:
+                        admin.execute(f"GRANT {group} TO {role}")
+        return db
+
+    def start(self):
+        dev_cluster("start", self.dir)
+
+    def restart(self):
+        dev_cluster("restart", self.dir)
+
+    def promote(self):
+        dev_cluster("promote", self.dir)
+
+    def stop(self, mode="fast"):
+        dev_cluster("stop", self.dir, mode)
+
+    def remove(self):
+        if os.path.exists(f"{self.dir}/data/postmaster.pid"):
+            with suppress(subprocess.CalledProcessError):  # a test may have killed it
+                self.stop("immediate")
+        shutil.rmtree(self.dir)
+
+
+class Database:
+    def __init__(self, cluster, name):
+        self.cluster, self.name = cluster, name
+
+    def connect(self, user="postgres", **kw):
+        return self.cluster.connect(self.name, user, **kw)
+
+
+@contextmanager
+def raises(sqlstate, match=None):
+    """The block must fail with this SQLSTATE (and a message that `match` finds)."""
+    with pytest.raises(psycopg.Error, match=match) as caught:
+        yield caught
+    assert caught.value.sqlstate == sqlstate, f"{caught.value.sqlstate}: {caught.value}"
