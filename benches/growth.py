@@ -1,0 +1,56 @@
+"""The same transaction with 10 tenants and with a million: one database each, a row of data for every tenant."""
+
+import counter
+import workload
+from workload import AMP, HAND, Job
+
+SIZES = [10, 1_000, 100_000, 1_000_000]
+
+EXTENSION = """
+    CREATE EXTENSION amp_tenancy;
+    GRANT amp_service TO bench_service, bench_pool;
+    ALTER ROLE bench_pool SET amp.context_scope = 'transaction';
+"""
+
+
+def load(server, size):
+    database = f"tenants_{size}"
+    server.sql(f"CREATE DATABASE {database}")
+    server.sql(EXTENSION, database)
+    server.sql(f"""
+        CREATE EXTENSION pg_prewarm;
+        INSERT INTO amp.tenants (id, name, slug)
+        SELECT 'tnt_' || (1000000000000000 + n), 'tenant ' || n, 'tenant-' || n FROM generate_series(1, {size}) n;
+        VACUUM ANALYZE amp.tenants;""", database)
+    for variant in (HAND, AMP):
+        server.sql(f"""
+            CREATE SCHEMA {variant.name};
+            CREATE TABLE {variant.name}.item
+                (tenant_id text COLLATE "C" NOT NULL, id bigint NOT NULL, body text NOT NULL, PRIMARY KEY (tenant_id, id));
+            INSERT INTO {variant.name}.item
+            SELECT 'tnt_' || (1000000000000000 + n), 1, md5(n::text) FROM generate_series(1, {size}) n;
+            VACUUM (ANALYZE, FREEZE) {variant.name}.item;
+            GRANT USAGE ON SCHEMA {variant.name} TO bench_service, bench_pool;
+            GRANT SELECT ON {variant.name}.item TO bench_service, bench_pool;""", database)
+        server.sql(variant.protection.format(table=f"{variant.name}.item"), database)
+
+
+def _job(variant, size, new_tenant):
+    """A pooled transaction on one connection: of one tenant again and again, or of a new tenant each time."""
+    step = f"\\set n (:n + 7919) % {size}" if new_tenant else "\\set n 3"
+    read = workload.text(workload.POINT.replace(":id", "1"), variant, "tnt_:tenant")
+    script = f"{step}\n\\set tenant 1000000000000001 + :n\nBEGIN;\nSET LOCAL {variant.setting} = 'tnt_:tenant';\n{read}\nCOMMIT;\n"
+    return Job(script, "bench_pool", f"tenants_{size}", prepared=False, executions=(2, 9) if size == 10 else (20, 220))
+
+
+def measure(server, sizes):
+    """{size: {case: instructions per transaction}}"""
+    result = {}
+    for size in sizes:
+        server.sql("""
+            SELECT sum(pg_prewarm(oid)) FROM pg_class
+            WHERE relnamespace IN ('amp'::regnamespace, 'hand'::regnamespace, 'checked'::regnamespace) AND relkind IN ('r', 'i')""",
+            f"tenants_{size}")
+        result[size] = {(variant, new): counter.instructions(server, _job(variant, size, new))
+                        for variant in (HAND, AMP) for new in (False, True)}
+    return result
