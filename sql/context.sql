@@ -1,0 +1,76 @@
+-- What the session acts for. The functions are in src/context/functions.rs; they take no table privileges and write nothing.
+
+CREATE FUNCTION amp.tenant_id() RETURNS text
+    LANGUAGE c STABLE LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_id';
+COMMENT ON FUNCTION amp.tenant_id() IS
+'The tenant this session acts for. The first use pins it for the transaction. Errors: TN001 none is set, TN002 unknown or not active, TN003 not a member or not entitled to choose, TN006 another tenant is pinned, TN009 the session bypasses row security.';
+
+CREATE FUNCTION amp.tenant_uuid() RETURNS uuid
+    LANGUAGE c STABLE LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_uuid';
+COMMENT ON FUNCTION amp.tenant_uuid() IS
+'amp.tenant_id() for tables keyed by uuid. Errors: as tenant_id(), and 22P02 if the id is not a uuid in canonical form.';
+
+CREATE FUNCTION amp.tenant_bigint() RETURNS bigint
+    LANGUAGE c STABLE LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_bigint';
+COMMENT ON FUNCTION amp.tenant_bigint() IS
+'amp.tenant_id() for tables keyed by bigint. Errors: as tenant_id(), and 22P02 if the id is not a canonical decimal number.';
+
+CREATE FUNCTION amp.user_id() RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_user_id';
+COMMENT ON FUNCTION amp.user_id() IS
+'The user this session acts as; NULL when a service acts as the tenant itself. Errors: as tenant_id() when a tenant is set, TN003 unknown user.';
+
+CREATE FUNCTION amp.role() RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_role';
+COMMENT ON FUNCTION amp.role() IS
+'The user''s role in the tenant, read from the database; NULL when a service acts as the tenant itself. Errors: as tenant_id().';
+
+CREATE FUNCTION amp.context() RETURNS jsonb
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_context';
+COMMENT ON FUNCTION amp.context() IS
+'Session kind, scope, tenant, user, role and permissions as one document, for looking at; nulls where nothing is set. Errors: as tenant_id() when a tenant is set.';
+
+-- The cost puts it behind the tenant's comparison in a filter: it is asked only about the tenant's own rows.
+CREATE FUNCTION amp.has_permission(permission text) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'amp_has_permission';
+COMMENT ON FUNCTION amp.has_permission(text) IS
+'Whether the session holds a permission in its tenant. Errors: as tenant_id(), 42704 the permission is not registered.';
+
+CREATE FUNCTION amp.require_permission(permission text) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'amp_require_permission';
+COMMENT ON FUNCTION amp.require_permission(text) IS
+'True, or error TN004 naming role and permission. Errors: as tenant_id(), 42704 the permission is not registered.';
+
+CREATE FUNCTION amp.is_operator() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_is_operator';
+COMMENT ON FUNCTION amp.is_operator() IS
+'Whether the login role (session_user) runs the platform: a member of amp_operator, or a superuser.';
+
+CREATE FUNCTION amp.new_id(prefix text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_new_id';
+COMMENT ON FUNCTION amp.new_id(text) IS
+'The prefix and 16 base62 characters (95 bits) from the operating system''s random generator.';
+
+CREATE FUNCTION amp.invalidate() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'amp_invalidate';
+COMMENT ON FUNCTION amp.invalidate() IS
+'Trigger: tells every backend, when the transaction commits, to forget what it knows of this table.';
+
+CREATE FUNCTION amp.caller() RETURNS name
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE pg_catalog.current_setting('role') WHEN 'none' THEN session_user ELSE pg_catalog.current_setting('role')::name END
+$$;
+COMMENT ON FUNCTION amp.caller() IS
+'The role that SQL runs as outside of SECURITY DEFINER functions: the login role, or what SET ROLE chose.';
+
+CREATE FUNCTION amp.assert_operator() RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT amp.is_operator() THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN004',
+            MESSAGE = format('login role "%s" is not an operator of the platform', session_user),
+            HINT = format('Connect as an operator, or have a superuser run: GRANT amp_operator TO %I', session_user);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION amp.assert_operator() IS 'Raises TN004 unless the login role is an operator.';

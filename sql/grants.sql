@@ -1,0 +1,39 @@
+-- Who may call what. Everything is revoked first; each function checks again by itself.
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA amp FROM PUBLIC;
+
+-- Context, and what a session may ask about itself.
+GRANT EXECUTE ON FUNCTION
+    amp.tenant_id(), amp.tenant_uuid(), amp.tenant_bigint(), amp.user_id(), amp.role(), amp.context(),
+    amp.has_permission(text), amp.require_permission(text), amp.is_operator(), amp.caller(), amp.assert_operator(),
+    amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
+    TO PUBLIC;
+
+-- Members with users.manage, and operators.
+GRANT EXECUTE ON FUNCTION
+    amp.invite_user(text, text, text), amp.set_user_role(text, text, text), amp.remove_user(text, text), amp.users(text),
+    amp.define_role(text, text[]), amp.drop_role(text)
+    TO PUBLIC;
+
+-- Usage of one's own tenant.
+GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text) TO PUBLIC;
+
+-- Table owners: these run with the caller's own rights; the registering ones check that he owns the table.
+GRANT EXECUTE ON FUNCTION
+    amp.protect(regclass, name, text, text, text, text, text, boolean, boolean), amp.unprotect(regclass),
+    amp.share_table(regclass), amp.protect_schema(name, name, text, text, boolean), amp.meter(regclass, text),
+    amp.register_protection(regclass, name, text, text, text, text), amp.forget_table(regclass), amp.register_shared(regclass),
+    amp.register_schema(name, name), amp.register_meter(regclass, text),
+    amp.assert_owner(regclass), amp.assert_table(regclass), amp.assert_metric(text), amp.tenant_function(regclass, name),
+    amp.qualified(regclass), amp.descendants(regclass), amp.policies(regclass, name, text, text, text, text, text),
+    amp.plain_foreign_keys(regclass),
+    amp.compose_foreign_key(name, regclass, regclass, name, name, name[], name[], text, boolean),
+    amp.foreign_indexes(regclass, name), amp.has_tenant_index(regclass, name),
+    amp.refuse_truncate(), amp.count_inserted()
+    TO PUBLIC;
+
+-- Operators of the platform.
+GRANT EXECUTE ON FUNCTION
+    amp.create_tenant(text, text, jsonb, text), amp.suspend_tenant(text), amp.activate_tenant(text), amp.delete_tenant(text),
+    amp.set_tenant_status(text, text, text[]), amp.register_permission(text, text, text[])
+    TO amp_operator;

@@ -1,0 +1,44 @@
+-- Schema changes: a new part of a protected table is protected with it, and a dropped table is forgotten.
+
+CREATE FUNCTION amp.protect_descendants() RETURNS event_trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part record;
+BEGIN
+    FOR part IN
+        SELECT i.inhrelid::regclass AS relation, i.inhparent::regclass AS parent, p.tenant_column,
+               p.read_permission, p.insert_permission, p.update_permission, p.delete_permission
+        FROM pg_inherits i
+        JOIN amp.protected_tables p ON p.relation = i.inhparent
+        WHERE NOT EXISTS (SELECT FROM amp.protected_tables own WHERE own.relation = i.inhrelid)
+          AND i.inhrelid IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d
+                             UNION ALL
+                             SELECT c.inhrelid FROM pg_event_trigger_ddl_commands() d JOIN pg_inherits c ON c.inhparent = d.objid)
+    LOOP
+        PERFORM FROM amp.protect(part.relation, part.tenant_column, part.read_permission, NULL,
+                                 part.insert_permission, part.update_permission, part.delete_permission);
+        PERFORM amp.meter(part.relation, m.metric) FROM amp.meters m WHERE m.relation = part.parent;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION amp.protect_descendants() IS
+'Event trigger: CREATE TABLE … PARTITION OF or INHERITS and ALTER TABLE … ATTACH PARTITION or INHERIT protect the new part like its parent, or fail.';
+
+CREATE FUNCTION amp.forget_dropped() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM amp.protected_tables p USING pg_event_trigger_dropped_objects() d
+    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND p.relation = d.objid;
+    DELETE FROM amp.shared_tables s USING pg_event_trigger_dropped_objects() d
+    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND s.relation = d.objid;
+    DELETE FROM amp.meters m USING pg_event_trigger_dropped_objects() d
+    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid;
+    DELETE FROM amp.protected_schemas s USING pg_event_trigger_dropped_objects() d
+    WHERE d.classid = 'pg_namespace'::regclass AND s.schema = d.object_name;
+END
+$$;
+COMMENT ON FUNCTION amp.forget_dropped() IS 'Event trigger: takes dropped tables and schemas out of the registry.';
+
+CREATE EVENT TRIGGER amp_protect_descendants ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE') EXECUTE FUNCTION amp.protect_descendants();
+CREATE EVENT TRIGGER amp_forget_dropped ON sql_drop EXECUTE FUNCTION amp.forget_dropped();

@@ -1,0 +1,472 @@
+-- amp.protect() and its opposites. They run with the caller's rights, so that only a table's owner can use them; the registry
+-- is written by register_protection(), which checks ownership again.
+
+CREATE FUNCTION amp.register_protection(
+        relation regclass, tenant_column name, read text, "insert" text, "update" text, "delete" text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_owner(relation);
+    INSERT INTO amp.protected_tables AS p VALUES (relation, tenant_column, read, "insert", "update", "delete")
+    ON CONFLICT ON CONSTRAINT protected_tables_pkey DO UPDATE SET
+        tenant_column = excluded.tenant_column, read_permission = excluded.read_permission,
+        insert_permission = excluded.insert_permission, update_permission = excluded.update_permission,
+        delete_permission = excluded.delete_permission;
+    DELETE FROM amp.shared_tables s WHERE s.relation = register_protection.relation;
+END
+$$;
+COMMENT ON FUNCTION amp.register_protection(regclass, name, text, text, text, text) IS 'Internal: notes a protected table, for its owner.';
+
+CREATE FUNCTION amp.forget_table(relation regclass) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_owner(relation);
+    DELETE FROM amp.protected_tables p WHERE p.relation = forget_table.relation;
+    DELETE FROM amp.shared_tables s WHERE s.relation = forget_table.relation;
+    DELETE FROM amp.meters m WHERE m.relation = forget_table.relation;
+END
+$$;
+COMMENT ON FUNCTION amp.forget_table(regclass) IS 'Internal: drops a table from the registry, for its owner.';
+
+CREATE FUNCTION amp.assert_table(relation regclass) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    class record;
+    foreign_child regclass;
+BEGIN
+    PERFORM amp.assert_owner(relation);
+    SELECT c.relkind, c.relpersistence, n.nspname INTO STRICT class
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    IF class.relkind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION USING ERRCODE = '42809',
+            MESSAGE = format('%s is %s, not a table', relation, CASE class.relkind
+                WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view' WHEN 'f' THEN 'a foreign table'
+                WHEN 'S' THEN 'a sequence' WHEN 'i' THEN 'an index' WHEN 'I' THEN 'an index'
+                WHEN 'c' THEN 'a composite type' WHEN 't' THEN 'a TOAST table' ELSE 'something else' END),
+            DETAIL = 'PostgreSQL has row security for ordinary and partitioned tables only.',
+            HINT = CASE class.relkind
+                WHEN 'v' THEN 'Protect the tables below it, and give the view (security_invoker = true).'
+                WHEN 'm' THEN 'Use a view with (security_invoker = true), or an ordinary table that you refresh and protect.'
+                WHEN 'f' THEN 'Protect the table on the server where it lives.'
+                ELSE 'Name a table.' END;
+    END IF;
+    IF class.relpersistence = 't' THEN
+        RAISE EXCEPTION USING ERRCODE = '42809', MESSAGE = format('%s is a temporary table', relation),
+            HINT = 'It belongs to one session and is gone with it: name a permanent table.';
+    END IF;
+    IF class.nspname IN ('pg_catalog', 'information_schema', 'pg_toast', 'amp') THEN
+        RAISE EXCEPTION USING ERRCODE = '42809',
+            MESSAGE = format('%s belongs to %s', relation, CASE class.nspname WHEN 'amp' THEN 'amp_tenancy' ELSE 'PostgreSQL' END),
+            HINT = 'Name a table of your application.';
+    END IF;
+    SELECT d.relation INTO foreign_child
+    FROM amp.descendants(assert_table.relation) d JOIN pg_class c ON c.oid = d.relation WHERE c.relkind = 'f' LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '42809', MESSAGE = format('%s, a part of %s, is a foreign table', foreign_child, relation),
+            DETAIL = 'PostgreSQL has no row security for foreign tables: its rows could be read directly.',
+            HINT = 'Detach it first.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION amp.assert_table(regclass) IS 'Internal: raises unless this is a permanent table of the caller''s that row security can hold for.';
+
+CREATE FUNCTION amp.tenant_function(relation regclass, tenant_column name) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    attribute record;
+BEGIN
+    SELECT a.atttypid, format_type(a.atttypid, a.atttypmod) AS type, a.attgenerated, a.attidentity,
+           l.collisdeterministic, l.collname
+    INTO attribute
+    FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
+    WHERE a.attrelid = relation AND a.attname = tenant_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '42703',
+            MESSAGE = format('table %s has no column %s', relation, coalesce(quote_ident(tenant_column), 'NULL')),
+            HINT = format('ALTER TABLE %s ADD COLUMN tenant_id text COLLATE "C", fill it, or pass tenant_column => ''…''; '
+                          'for a table without tenants, SELECT amp.share_table(%L).', relation, relation::text);
+    END IF;
+    IF attribute.attgenerated <> '' OR attribute.attidentity <> '' THEN
+        RAISE EXCEPTION USING ERRCODE = '42809',
+            MESSAGE = format('column %I of table %s is generated', tenant_column, relation),
+            HINT = 'The tenant of a row is stored with it: use an ordinary column.';
+    END IF;
+    IF attribute.collisdeterministic = false THEN
+        RAISE EXCEPTION USING ERRCODE = '42P22',
+            MESSAGE = format('column %I of table %s has the non-deterministic collation %I', tenant_column, relation, attribute.collname),
+            DETAIL = 'Two different ids could compare as equal, and two tenants would share rows.',
+            HINT = format('ALTER TABLE %s ALTER COLUMN %I TYPE text COLLATE "C"', relation, tenant_column);
+    END IF;
+    CASE attribute.atttypid
+        WHEN 'text'::regtype, 'varchar'::regtype THEN RETURN 'tenant_id';
+        WHEN 'uuid'::regtype THEN RETURN 'tenant_uuid';
+        WHEN 'bigint'::regtype THEN RETURN 'tenant_bigint';
+        ELSE
+            RAISE EXCEPTION USING ERRCODE = '42804',
+                MESSAGE = format('column %I of table %s has type %s', tenant_column, relation, attribute.type),
+                DETAIL = 'A tenant column is text, varchar, uuid or bigint.',
+                HINT = format('ALTER TABLE %s ALTER COLUMN %I TYPE text COLLATE "C" USING %I::text', relation, tenant_column, tenant_column);
+    END CASE;
+END
+$$;
+COMMENT ON FUNCTION amp.tenant_function(regclass, name) IS
+'Internal: which of tenant_id, tenant_uuid and tenant_bigint fits the column. Errors: 42703 no such column, 42804 type, 42809 generated, 42P22 collation.';
+
+CREATE FUNCTION amp.refuse_truncate() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(current_setting('amp.tenant_id', true), '') <> '' OR NOT EXISTS (
+        SELECT FROM pg_class c WHERE c.oid = TG_RELID AND pg_has_role(current_user, c.relowner, 'USAGE'))
+    THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = format('TRUNCATE of protected table %s', TG_RELID::regclass),
+            DETAIL = 'It would remove the rows of every tenant; row security does not apply to it.',
+            HINT = 'DELETE removes the rows of your tenant. The table''s owner can TRUNCATE where no tenant is set.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION amp.refuse_truncate() IS 'Trigger on protected tables: TRUNCATE is for the owner, outside of a tenant. Errors: TN004.';
+
+CREATE FUNCTION amp.policies(relation regclass, tenant_column name, tenant_function text,
+        read text, "insert" text, "update" text, "delete" text)
+    RETURNS TABLE (name text, definition text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- The floor is restrictive, and so is each role check: no policy that anybody adds can widen either. Something has to
+    -- allow, or nobody sees anything: amp_allow, a constant that the planner drops.
+    VALUES
+        ('amp_allow', 'AS PERMISSIVE FOR ALL USING (true) WITH CHECK (true)'),
+        ('amp_tenant', format('AS RESTRICTIVE FOR ALL USING (%1$I = amp.%2$I()) WITH CHECK (%1$I = amp.%2$I())',
+                              tenant_column, tenant_function)),
+        ('amp_read', 'AS RESTRICTIVE FOR SELECT USING (' || coalesce(format('amp.has_permission(%L)', read), 'true') || ')'),
+        ('amp_insert', 'AS RESTRICTIVE FOR INSERT WITH CHECK (' || coalesce(format('amp.require_permission(%L)', "insert"), 'true') || ')'),
+        ('amp_update', format('AS RESTRICTIVE FOR UPDATE USING (%1$s) WITH CHECK (%1$s)',
+                              coalesce(format('amp.require_permission(%L)', "update"), 'true'))),
+        ('amp_delete', 'AS RESTRICTIVE FOR DELETE USING (' || coalesce(format('amp.require_permission(%L)', "delete"), 'true') || ')')
+$$;
+COMMENT ON FUNCTION amp.policies(regclass, name, text, text, text, text, text) IS 'Internal: the policies of a protected table.';
+
+CREATE FUNCTION amp.protect(
+        "table" regclass, tenant_column name DEFAULT 'tenant_id',
+        read text DEFAULT 'content.view', write text DEFAULT 'missions.create',
+        "insert" text DEFAULT NULL, "update" text DEFAULT NULL, "delete" text DEFAULT NULL,
+        spend boolean DEFAULT false, fix boolean DEFAULT false)
+    RETURNS TABLE (status text, object text, what text, remedy text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    relation CONSTANT regclass := $1;
+    named text;
+    tenant_function text;
+    permission text;
+    present record;
+    before jsonb;
+    policy record;
+    foreign_key record;
+    foreign_keys jsonb[] := '{}';
+    foreign_index record;
+    child regclass;
+    nulls bigint;
+BEGIN
+    IF spend THEN
+        RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'spend => true needs spending limits, which this version does not have',
+            HINT = 'Leave it out.';
+    END IF;
+    PERFORM amp.assert_table(relation);
+    named := amp.qualified(relation);
+    "insert" := coalesce("insert", write);
+    "update" := coalesce("update", write);
+    "delete" := coalesce("delete", write);
+    FOREACH permission IN ARRAY ARRAY[read, "insert", "update", "delete"] LOOP
+        IF permission IS NOT NULL AND NOT EXISTS (SELECT FROM amp.permissions p WHERE p.name = permission) THEN
+            RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = format('permission "%s" is not registered', left(permission, 100)),
+                HINT = 'See amp.permissions; an operator adds one with amp.register_permission().';
+        END IF;
+    END LOOP;
+    -- Before anything is looked at: whoever writes to the table now is waited for, and whoever comes later finds it protected.
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', named);
+    tenant_function := amp.tenant_function(relation, tenant_column);
+
+    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_expression, c.relrowsecurity, c.relforcerowsecurity
+    INTO STRICT present
+    FROM pg_class c
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = tenant_column
+    LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+    WHERE c.oid = relation;
+
+    object := format('column %I of %s', tenant_column, relation);
+    IF present.attnotnull THEN
+        status := 'kept'; what := 'NOT NULL'; RETURN NEXT;
+    ELSE
+        EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL', named, tenant_column) INTO nulls;
+        IF nulls > 0 THEN
+            RAISE EXCEPTION USING ERRCODE = '23502',
+                MESSAGE = format('%s row(s) of table %s have no tenant', nulls, relation),
+                HINT = format('UPDATE %s SET %I = ''…'' WHERE %I IS NULL', relation, tenant_column, tenant_column);
+        END IF;
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', named, tenant_column);
+        status := 'done'; what := 'NOT NULL'; RETURN NEXT;
+    END IF;
+    what := format('DEFAULT amp.%s()', tenant_function);
+    IF present.default_expression = format('amp.%s()', tenant_function) THEN
+        status := 'kept'; RETURN NEXT;
+    ELSE
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT amp.%I()', named, tenant_column, tenant_function);
+        status := 'done';
+        what := concat(what, ', in place of ' || present.default_expression);
+        RETURN NEXT;
+    END IF;
+
+    -- Each part can be named directly, and then has only its own policies.
+    FOR child IN SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = relation ORDER BY i.inhrelid LOOP
+        RETURN QUERY SELECT p.* FROM amp.protect(child, tenant_column, read, NULL, "insert", "update", "delete", false, fix) p;
+    END LOOP;
+
+    PERFORM amp.register_protection(relation, tenant_column, read, "insert", "update", "delete");
+
+    FOR foreign_key IN SELECT f.* FROM amp.plain_foreign_keys(relation) f ORDER BY f.child, f.constraint_name LOOP
+        object := format('foreign key %I of %s', foreign_key.constraint_name, foreign_key.child);
+        IF foreign_key.problem IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = '0A000',
+                MESSAGE = format('%s cannot be made to include the tenant: %s', object, foreign_key.problem),
+                HINT = 'Change or drop the foreign key, then protect the table.';
+        END IF;
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', amp.qualified(foreign_key.child), foreign_key.constraint_name);
+        foreign_keys := foreign_keys || to_jsonb(foreign_key);
+    END LOOP;
+
+    FOR foreign_index IN SELECT f.* FROM amp.foreign_indexes(relation, tenant_column) f ORDER BY f.index::text LOOP
+        object := CASE WHEN foreign_index.constraint_name IS NULL THEN format('index %s', foreign_index.index)
+                  ELSE format('constraint %I of %s', foreign_index.constraint_name, relation) END;
+        status := 'left'; what := foreign_index.what; remedy := foreign_index.rebuild;
+        IF fix AND remedy IS NOT NULL THEN
+            BEGIN
+                EXECUTE remedy;
+                status := 'done'; what := 'tenant put in front'; remedy := NULL;
+            EXCEPTION
+                WHEN dependent_objects_still_exist THEN
+                    what := what || '; a foreign key of an unprotected table needs it';
+                    remedy := 'Protect that table, then protect this one again with fix => true.';
+                WHEN undefined_object THEN
+                    what := what || '; ' || SQLERRM;
+                    remedy := 'CREATE EXTENSION btree_gist, then protect the table again with fix => true.';
+            END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+    remedy := NULL;
+
+    FOR foreign_key IN
+        SELECT r.* FROM unnest(foreign_keys) AS u(document), jsonb_to_record(u.document) AS r(
+            constraint_name name, child regclass, parent regclass, child_tenant name, parent_tenant name,
+            child_columns name[], parent_columns name[], definition_tail text, match_full boolean)
+    LOOP
+        PERFORM amp.compose_foreign_key(
+            foreign_key.constraint_name, foreign_key.child, foreign_key.parent, foreign_key.child_tenant, foreign_key.parent_tenant,
+            foreign_key.child_columns, foreign_key.parent_columns, foreign_key.definition_tail, foreign_key.match_full);
+        status := 'done'; object := format('foreign key %I of %s', foreign_key.constraint_name, foreign_key.child);
+        what := 'includes the tenant'; RETURN NEXT;
+    END LOOP;
+
+    object := format('table %s', relation);
+    IF amp.has_tenant_index(relation, tenant_column) THEN
+        status := 'kept'; what := 'index led by the tenant'; RETURN NEXT;
+    ELSE
+        EXECUTE format('CREATE INDEX ON %s (%I)', named, tenant_column);
+        status := 'done'; what := 'index led by the tenant'; RETURN NEXT;
+    END IF;
+
+    IF present.relrowsecurity AND present.relforcerowsecurity THEN
+        status := 'kept';
+    ELSE
+        status := 'done';
+    END IF;
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', named);
+    what := 'row security enabled and forced'; RETURN NEXT;
+
+    SELECT coalesce(jsonb_object_agg(p.policyname, to_jsonb(p)), '{}') INTO before
+    FROM pg_policies p WHERE format('%I.%I', p.schemaname, p.tablename) = named;
+    FOR policy IN SELECT p.* FROM amp.policies(relation, tenant_column, tenant_function, read, "insert", "update", "delete") p LOOP
+        IF before ? policy.name THEN
+            EXECUTE format('DROP POLICY %I ON %s', policy.name, named);
+        END IF;
+        EXECUTE format('CREATE POLICY %I ON %s %s', policy.name, named, policy.definition);
+        SELECT CASE WHEN before -> policy.name = to_jsonb(p) THEN 'kept' ELSE 'done' END INTO STRICT status
+        FROM pg_policies p WHERE format('%I.%I', p.schemaname, p.tablename) = named AND p.policyname = policy.name;
+        object := format('policy %I on %s', policy.name, relation);
+        what := policy.definition;
+        RETURN NEXT;
+    END LOOP;
+    FOR policy IN
+        SELECT key AS name FROM jsonb_each(before) b
+        WHERE b.value ->> 'permissive' = 'PERMISSIVE' AND key <> 'amp_allow' ORDER BY key
+    LOOP
+        status := 'left'; object := format('policy %I on %s', policy.name, relation);
+        what := 'permissive: beside amp_allow it neither allows nor forbids anything inside the tenant';
+        remedy := 'If it is there to narrow, recreate it AS RESTRICTIVE; else drop it.';
+        RETURN NEXT;
+    END LOOP;
+    remedy := NULL;
+
+    object := format('trigger amp_truncate on %s', relation); what := 'TRUNCATE only by the owner, outside of a tenant';
+    IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'amp_truncate'
+                 AND t.tgfoid = 'amp.refuse_truncate()'::regprocedure AND t.tgenabled = 'A') THEN
+        status := 'kept';
+    ELSE
+        EXECUTE format('CREATE OR REPLACE TRIGGER amp_truncate BEFORE TRUNCATE ON %s EXECUTE FUNCTION amp.refuse_truncate()', named);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER amp_truncate', named);
+        status := 'done';
+    END IF;
+    RETURN NEXT;
+
+    FOR foreign_key IN
+        SELECT c.conname, c.conrelid::regclass AS child, c.confrelid::regclass AS parent,
+               CASE WHEN c.conrelid = relation THEN c.confrelid ELSE c.conrelid END::regclass AS other
+        FROM pg_constraint c
+        WHERE c.contype = 'f' AND c.conparentid = 0 AND relation IN (c.conrelid, c.confrelid)
+          AND NOT EXISTS (SELECT FROM amp.shared_tables s WHERE s.relation IN (c.conrelid, c.confrelid))
+        ORDER BY 1, 2
+    LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = foreign_key.other);
+        status := 'left'; object := format('foreign key %I of %s', foreign_key.conname, foreign_key.child);
+        what := format('reaches the unprotected table %s', foreign_key.other);
+        remedy := format('SELECT * FROM amp.protect(%L), or amp.share_table(%L) if its rows belong to no tenant',
+                         amp.qualified(foreign_key.other), amp.qualified(foreign_key.other));
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION amp.protect(regclass, name, text, text, text, text, text, boolean, boolean) IS
+'Table owner: puts a table, with its partitions and children, under amp''s policies, in one transaction; idempotent. read, write (or insert, update, delete) are the permissions asked for; NULL asks for none. fix => true rebuilds keys and indexes with the tenant in front. Returns what was done, kept, or left for a person, with the remedy. Errors: 42501 not the owner, 42809 no table that can be protected, 42703, 42804, 42P22 the tenant column, 23502 rows without a tenant, 23503 rows point across tenants, 42704 unknown permission, 0A000 a foreign key that cannot be rewritten.';
+
+CREATE FUNCTION amp.unprotect("table" regclass) RETURNS TABLE (status text, object text, what text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    relation regclass;
+    tenant_column name;
+    own record;
+BEGIN
+    PERFORM amp.assert_owner("table");
+    IF NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = "table") THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is not protected', "table"),
+            HINT = 'See amp.protected_tables.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_inherits i JOIN amp.protected_tables p ON p.relation = i.inhparent WHERE i.inhrelid = "table") THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is a part of a protected table', "table"),
+            HINT = 'Unprotect the parent, or detach this one first.';
+    END IF;
+    FOR relation, tenant_column IN
+        SELECT d.relation, p.tenant_column FROM amp.descendants("table") d JOIN amp.protected_tables p ON p.relation = d.relation
+    LOOP
+        status := 'done';
+        FOR own IN SELECT p.polname FROM pg_policy p WHERE p.polrelid = relation
+                   AND p.polname IN ('amp_allow', 'amp_tenant', 'amp_read', 'amp_insert', 'amp_update', 'amp_delete') LOOP
+            EXECUTE format('DROP POLICY %I ON %s', own.polname, amp.qualified(relation));
+            object := format('policy %I on %s', own.polname, relation); what := 'dropped'; RETURN NEXT;
+        END LOOP;
+        FOR own IN SELECT t.tgname FROM pg_trigger t WHERE t.tgrelid = relation AND NOT t.tgisinternal
+                   AND t.tgfoid IN ('amp.refuse_truncate()'::regprocedure, 'amp.count_inserted()'::regprocedure) LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', own.tgname, amp.qualified(relation));
+            object := format('trigger %I on %s', own.tgname, relation); what := 'dropped'; RETURN NEXT;
+        END LOOP;
+        IF EXISTS (SELECT FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                   WHERE a.attrelid = relation AND a.attname = tenant_column
+                     AND pg_get_expr(d.adbin, d.adrelid) IN ('amp.tenant_id()', 'amp.tenant_uuid()', 'amp.tenant_bigint()')) THEN
+            EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', amp.qualified(relation), tenant_column);
+            object := format('column %I of %s', tenant_column, relation); what := 'default dropped'; RETURN NEXT;
+        END IF;
+        object := format('table %s', relation);
+        IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation) THEN
+            status := 'left'; what := 'row security stays on for the policies that are not amp''s';
+        ELSE
+            EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY', amp.qualified(relation));
+            what := 'row security disabled';
+        END IF;
+        RETURN NEXT;
+        PERFORM amp.forget_table(relation);
+    END LOOP;
+    status := 'left'; object := format('table %s', "table");
+    what := 'NOT NULL, indexes, unique keys and composite foreign keys'; RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION amp.unprotect(regclass) IS
+'Table owner: takes a table and its parts out of amp''s policies; every row is visible to everybody who has privileges. Keys and indexes stay. Errors: 42501 not the owner, 55000 not protected, or a part of a protected table.';
+
+CREATE FUNCTION amp.register_shared(relation regclass) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_owner(relation);
+    INSERT INTO amp.shared_tables VALUES (relation) ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION amp.register_shared(regclass) IS 'Internal: notes a shared table, for its owner.';
+
+CREATE FUNCTION amp.share_table("table" regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_table("table");
+    IF EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = "table") THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is protected', "table"),
+            HINT = format('SELECT * FROM amp.unprotect(%L) first, if its rows really belong to no tenant.', "table");
+    END IF;
+    PERFORM amp.register_shared("table");
+END
+$$;
+COMMENT ON FUNCTION amp.share_table(regclass) IS
+'Table owner: declares that a table''s rows belong to no tenant. Idempotent. Errors: 42501 not the owner, 42809 no table, 55000 it is protected.';
+
+CREATE FUNCTION amp.register_schema(schema name, tenant_column name) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = schema AND pg_has_role(amp.caller(), n.nspowner, 'USAGE')) THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('must be owner of schema %I', schema),
+            HINT = 'Run it as the owner of the schema or as a superuser.';
+    END IF;
+    INSERT INTO amp.protected_schemas AS s VALUES (register_schema.schema, register_schema.tenant_column)
+    ON CONFLICT ON CONSTRAINT protected_schemas_pkey DO UPDATE SET tenant_column = excluded.tenant_column;
+END
+$$;
+COMMENT ON FUNCTION amp.register_schema(name, name) IS 'Internal: notes a protected schema, for its owner.';
+
+CREATE FUNCTION amp.protect_schema(schema name, tenant_column name DEFAULT 'tenant_id',
+        read text DEFAULT 'content.view', write text DEFAULT 'missions.create', fix boolean DEFAULT false)
+    RETURNS TABLE (status text, object text, what text, remedy text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    relation regclass;
+    roots regclass[];
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = $1) THEN
+        RAISE EXCEPTION USING ERRCODE = '3F000', MESSAGE = format('schema %s does not exist', coalesce(quote_ident($1), 'NULL')),
+            HINT = 'Name a schema of your application.';
+    END IF;
+    IF $1 IN ('pg_catalog', 'information_schema', 'pg_toast', 'amp') THEN
+        RAISE EXCEPTION USING ERRCODE = '42809', MESSAGE = format('schema %I is not an application''s', $1),
+            HINT = 'Name a schema of your application.';
+    END IF;
+    PERFORM amp.register_schema($1, tenant_column);
+    SELECT array_agg(c.oid::regclass ORDER BY c.oid) INTO roots
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+      AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+      AND NOT EXISTS (SELECT FROM amp.shared_tables s WHERE s.relation = c.oid);
+    -- Twice when keys are rebuilt: the first time a table may still be needed by one that is not protected yet.
+    IF fix THEN
+        FOREACH relation IN ARRAY coalesce(roots, '{}') LOOP
+            CONTINUE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column);
+            RETURN QUERY SELECT p.* FROM amp.protect(relation, tenant_column, read, write) p WHERE p.status = 'done';
+        END LOOP;
+    END IF;
+    FOREACH relation IN ARRAY coalesce(roots, '{}') LOOP
+        IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column AND NOT a.attisdropped) THEN
+            RETURN QUERY SELECT p.* FROM amp.protect(relation, tenant_column, read, write, fix => protect_schema.fix) p;
+        ELSE
+            status := 'left'; object := format('table %s', relation);
+            what := format('has no column %I', tenant_column);
+            remedy := format('Add the column and run amp.protect(%1$L), or SELECT amp.share_table(%1$L)', amp.qualified(relation));
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION amp.protect_schema(name, name, text, text, boolean) IS
+'Schema owner: protects every table of a schema that has the tenant column and is not shared, and reports the rest. Errors: 3F000 no such schema, 42501 not the owner, and those of amp.protect().';

@@ -1,0 +1,110 @@
+-- Tenants, users, members, roles, permissions. src/context/catalog.rs reads the leading columns by number: append only.
+-- Nobody has privileges to write here; the functions of this folder do, after their own checks.
+
+CREATE TABLE amp.tenants (
+    id text COLLATE "C" CONSTRAINT tenants_pkey PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    status text COLLATE "C" NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'deleted')),
+    name text NOT NULL,
+    slug text COLLATE "C" NOT NULL,
+    config jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(config) = 'object'),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+-- A deleted tenant's row stays, so that its id is never given again; its slug is free.
+CREATE UNIQUE INDEX tenants_slug_key ON amp.tenants (slug) WHERE status <> 'deleted';
+COMMENT ON TABLE amp.tenants IS 'Isolated organisations. A session sees its own tenant''s row; an operator sees all.';
+
+CREATE TABLE amp.app_users (
+    id text COLLATE "C" CONSTRAINT app_users_pkey PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    email text NOT NULL,
+    default_tenant_id text COLLATE "C" REFERENCES amp.tenants,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX app_users_email_key ON amp.app_users (lower(email));
+COMMENT ON TABLE amp.app_users IS 'People. A session sees the members of its own tenant.';
+
+CREATE TABLE amp.members (
+    tenant_id text COLLATE "C" NOT NULL REFERENCES amp.tenants,
+    user_id text COLLATE "C" NOT NULL REFERENCES amp.app_users,
+    role text COLLATE "C" NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT members_pkey PRIMARY KEY (tenant_id, user_id)
+);
+CREATE INDEX members_user_id_idx ON amp.members (user_id);
+COMMENT ON TABLE amp.members IS 'Who belongs to which tenant, with which role. A session sees its own tenant''s members.';
+
+CREATE TABLE amp.roles (
+    tenant_id text COLLATE "C" NOT NULL REFERENCES amp.tenants,
+    name text COLLATE "C" NOT NULL CHECK (name ~ '^[a-z][a-z0-9_-]{0,62}$'),
+    permissions text[] COLLATE "C" NOT NULL,
+    CONSTRAINT roles_pkey PRIMARY KEY (tenant_id, name)
+);
+COMMENT ON TABLE amp.roles IS 'The roles that tenants define, beside admin, operator and viewer that all have.';
+
+CREATE TABLE amp.permissions (
+    name text COLLATE "C" CONSTRAINT permissions_pkey PRIMARY KEY
+        CHECK (name ~ '^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$' AND length(name) <= 100),
+    management boolean NOT NULL DEFAULT false,
+    roles text[] COLLATE "C" NOT NULL CHECK (roles <@ ARRAY['admin', 'operator', 'viewer']),
+    description text NOT NULL,
+    built_in boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE amp.permissions IS 'What can be permitted, and which of admin, operator and viewer hold it.';
+COMMENT ON COLUMN amp.permissions.management IS 'Manages the tenant itself: a service has it only through a named user.';
+
+INSERT INTO amp.permissions (name, management, roles, description, built_in) VALUES
+    ('content.view', false, '{admin,operator,viewer}', 'View content', true),
+    ('missions.create', false, '{admin,operator}', 'Create missions', true),
+    ('content.approve', false, '{admin,operator}', 'Approve content', true),
+    ('analytics.view', false, '{admin,operator,viewer}', 'View analytics', true),
+    ('integrations.manage', true, '{admin}', 'Manage integrations', true),
+    ('users.manage', true, '{admin}', 'Manage users', true),
+    ('billing.configure', true, '{admin}', 'Configure billing', true);
+
+-- Every change that can make a cached answer untrue tells the backends; ALWAYS, so that replication's apply does too. New
+-- rows need none, where only positive answers are kept: except permissions, which add to what roles hold.
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE OF id, status ON amp.tenants
+    FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.tenants EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE OF id ON amp.app_users
+    FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.app_users EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE ON amp.members
+    FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.members EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE ON amp.roles
+    FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.roles EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate AFTER INSERT OR DELETE OR UPDATE ON amp.permissions
+    FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.permissions EXECUTE FUNCTION amp.invalidate();
+ALTER TABLE amp.tenants ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
+ALTER TABLE amp.app_users ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
+ALTER TABLE amp.members ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
+ALTER TABLE amp.roles ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
+ALTER TABLE amp.permissions ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
+
+-- A tenant sees itself; an operator sees all (the constant folds the comparison away, so he needs no context).
+ALTER TABLE amp.tenants ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.tenants FOR SELECT USING (id = amp.tenant_id());
+CREATE POLICY operator ON amp.tenants FOR SELECT TO amp_operator USING (true);
+ALTER TABLE amp.members ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.members FOR SELECT USING (tenant_id = amp.tenant_id());
+CREATE POLICY operator ON amp.members FOR SELECT TO amp_operator USING (true);
+ALTER TABLE amp.app_users ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.app_users FOR SELECT USING (EXISTS (
+    SELECT FROM amp.members m WHERE m.tenant_id = amp.tenant_id() AND m.user_id = app_users.id));
+CREATE POLICY operator ON amp.app_users FOR SELECT TO amp_operator USING (true);
+ALTER TABLE amp.roles ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.roles FOR SELECT USING (tenant_id = amp.tenant_id());
+CREATE POLICY operator ON amp.roles FOR SELECT TO amp_operator USING (true);
+
+GRANT SELECT ON amp.tenants, amp.members, amp.roles, amp.permissions TO PUBLIC;
+-- Not default_tenant_id: it may name a tenant that the reader has nothing to do with.
+GRANT SELECT (id, email, created_at) ON amp.app_users TO PUBLIC;
+
+SELECT pg_catalog.pg_extension_config_dump('amp.tenants', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.app_users', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.members', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.roles', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.permissions', 'WHERE NOT built_in');

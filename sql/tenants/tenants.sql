@@ -1,0 +1,88 @@
+-- The life of a tenant.
+
+CREATE FUNCTION amp.utc(at timestamptz) RETURNS text
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+$$;
+COMMENT ON FUNCTION amp.utc(timestamptz) IS 'Internal: a time as documents show it, ISO 8601 in UTC, whole seconds.';
+
+CREATE FUNCTION amp.tenant_document(tenant_id text) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'id', t.id, 'name', t.name, 'slug', t.slug, 'status', t.status, 'config', t.config,
+        'created_at', amp.utc(t.created_at), 'updated_at', amp.utc(t.updated_at))
+    FROM amp.tenants t WHERE t.id = tenant_document.tenant_id
+$$;
+COMMENT ON FUNCTION amp.tenant_document(text) IS 'Internal: a tenant as a document: id, name, slug, status, config, created_at, updated_at.';
+
+CREATE FUNCTION amp.create_tenant(name text, slug text, config jsonb DEFAULT '{}', id text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    tenant text := coalesce(create_tenant.id, amp.new_id('tnt_'));
+    taken text;
+BEGIN
+    PERFORM amp.assert_operator();
+    IF name IS NULL OR btrim(name) = '' OR length(name) > 200 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'a tenant needs a name of 1 to 200 characters',
+            HINT = 'Pass name => ''…''.';
+    END IF;
+    IF slug IS NULL OR slug !~ '^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('invalid slug %s', coalesce(quote_literal(left(slug, 64)), 'NULL')),
+            HINT = 'Use 3 to 63 characters of a-z, 0-9 and -, with a letter or digit at both ends.';
+    END IF;
+    IF config IS NULL OR jsonb_typeof(config) <> 'object' THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN010', MESSAGE = 'config has to be a JSON object',
+            DETAIL = format('Given: %s.', coalesce(jsonb_typeof(config), 'NULL')), HINT = 'Pass config => ''{}'' for none.';
+    END IF;
+    IF tenant !~ '^[A-Za-z0-9_-]{1,64}$' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid tenant id %L', left(tenant, 64)),
+            HINT = 'Use 1 to 64 characters of A-Z, a-z, 0-9, _ and -, or leave it out for a new one.';
+    END IF;
+    INSERT INTO amp.tenants (id, name, slug, config)
+    VALUES (tenant, btrim(create_tenant.name), create_tenant.slug, create_tenant.config)
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        SELECT CASE WHEN EXISTS (SELECT FROM amp.tenants t WHERE t.id = tenant) THEN format('id "%s"', tenant)
+               ELSE format('slug "%s"', create_tenant.slug) END INTO taken;
+        RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('a tenant with %s exists or existed', taken),
+            HINT = 'Choose another one; ids are never given twice.';
+    END IF;
+    RETURN amp.tenant_document(tenant);
+END
+$$;
+COMMENT ON FUNCTION amp.create_tenant(text, text, jsonb, text) IS
+'Operator: creates an active tenant and returns its document. The id is tnt_ and 16 base62 characters unless an existing one is given. Errors: TN004, 22023 bad name, slug or id, TN010 config is no object, 23505 slug or id taken.';
+
+CREATE FUNCTION amp.set_tenant_status(tenant_id text, status text, allowed text[]) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_operator();
+    UPDATE amp.tenants t SET status = set_tenant_status.status, updated_at = now()
+    WHERE t.id = set_tenant_status.tenant_id AND t.status = ANY (allowed);
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN002',
+            MESSAGE = format('tenant %s is unknown or deleted', coalesce(quote_ident(left(tenant_id, 64)), 'NULL')),
+            HINT = 'See amp.tenants; a deleted tenant does not come back.';
+    END IF;
+    RETURN amp.tenant_document(tenant_id);
+END
+$$;
+COMMENT ON FUNCTION amp.set_tenant_status(text, text, text[]) IS 'Internal: an operator''s change of status, from one of those allowed.';
+
+CREATE FUNCTION amp.suspend_tenant(tenant_id text) RETURNS jsonb
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT amp.set_tenant_status(tenant_id, 'suspended', '{active,suspended}') $$;
+COMMENT ON FUNCTION amp.suspend_tenant(text) IS
+'Operator: shuts a tenant out of every session at its next statement, open transactions included. Returns its document. Errors: TN004, TN002.';
+
+CREATE FUNCTION amp.activate_tenant(tenant_id text) RETURNS jsonb
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT amp.set_tenant_status(tenant_id, 'active', '{active,suspended}') $$;
+COMMENT ON FUNCTION amp.activate_tenant(text) IS 'Operator: lets a suspended tenant in again. Returns its document. Errors: TN004, TN002.';
+
+CREATE FUNCTION amp.delete_tenant(tenant_id text) RETURNS jsonb
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT amp.set_tenant_status(tenant_id, 'deleted', '{active,suspended}') $$;
+COMMENT ON FUNCTION amp.delete_tenant(text) IS
+'Operator: ends a tenant. Its rows stay, out of everybody''s reach; its id is never given again, its slug is free. Returns its document. Errors: TN004, TN002.';

@@ -1,0 +1,34 @@
+-- Usage: counters without a hot row. A counter of one tenant, metric and UTC day is the sum of its slots; a session adds to a
+-- slot that no open transaction holds (SKIP LOCKED), or opens a new one, so sessions of one tenant never wait for each other.
+-- No foreign key to amp.tenants: an increment must not lock the tenant's row.
+
+CREATE TABLE amp.usage_counters (
+    tenant_id text COLLATE "C" NOT NULL,
+    metric text COLLATE "C" NOT NULL,
+    day date NOT NULL,
+    slot integer NOT NULL,
+    amount bigint NOT NULL,
+    CONSTRAINT usage_counters_pkey PRIMARY KEY (tenant_id, metric, day, slot)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE amp.usage_counters IS 'What tenants used: amount of a metric on a UTC day is the sum over slots. cost_cents is in cents.';
+
+CREATE TABLE amp.usage_keys (
+    tenant_id text COLLATE "C" NOT NULL,
+    idempotency_key text COLLATE "C" NOT NULL CHECK (length(idempotency_key) BETWEEN 1 AND 255),
+    metric text COLLATE "C" NOT NULL,
+    amount bigint NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT usage_keys_pkey PRIMARY KEY (tenant_id, idempotency_key)
+);
+COMMENT ON TABLE amp.usage_keys IS 'The idempotency keys that were counted, with what they counted.';
+
+ALTER TABLE amp.usage_counters ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.usage_counters FOR SELECT USING (tenant_id = amp.tenant_id());
+CREATE POLICY operator ON amp.usage_counters FOR SELECT TO amp_operator USING (true);
+ALTER TABLE amp.usage_keys ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.usage_keys FOR SELECT USING (tenant_id = amp.tenant_id());
+CREATE POLICY operator ON amp.usage_keys FOR SELECT TO amp_operator USING (true);
+GRANT SELECT ON amp.usage_counters, amp.usage_keys TO PUBLIC;
+
+SELECT pg_catalog.pg_extension_config_dump('amp.usage_counters', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.usage_keys', '');

@@ -1,0 +1,88 @@
+//! What differs between PostgreSQL 15 and 18: every `cfg(feature = "pgNN")` of the crate is in this file.
+
+use std::ffi::c_void;
+
+/// Memory that a setting's check hook hands over as `extra`, and that PostgreSQL frees: malloc in 15, guc_malloc after.
+///
+/// # Safety
+/// Only inside a check hook. Null when memory has run out.
+pub(crate) unsafe fn setting_memory(size: usize) -> *mut c_void {
+    #[cfg(feature = "pg15")]
+    {
+        unsafe extern "C" {
+            fn malloc(size: usize) -> *mut c_void;
+        }
+        // SAFETY: plain malloc; PostgreSQL 15 frees `extra` by free().
+        unsafe { malloc(size) }
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: guc_malloc reports at LOG and returns null when memory has run out.
+    unsafe {
+        pgrx::pg_sys::guc_malloc(pgrx::PgLogLevel::LOG as _, size)
+    }
+}
+
+/// The executor's run hook, whose arguments PostgreSQL 18 shortened.
+pub(crate) mod executor_run {
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        #[cfg(not(feature = "pg18"))]
+        fn standard_ExecutorRun(
+            query: *mut pg_sys::QueryDesc,
+            direction: pg_sys::ScanDirection::Type,
+            count: u64,
+            once: bool,
+        );
+        #[cfg(feature = "pg18")]
+        fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
+    }
+
+    static NEXT: crate::backend::Local<std::cell::Cell<pg_sys::ExecutorRun_hook_type>> =
+        crate::backend::Local::new(std::cell::Cell::new(None));
+    static BEFORE: crate::backend::Local<std::cell::Cell<Option<unsafe fn(*mut pg_sys::QueryDesc)>>> =
+        crate::backend::Local::new(std::cell::Cell::new(None));
+
+    /// Puts `before` in front of every execution of a query, fetches from a cursor included.
+    pub(crate) fn install(before: unsafe fn(*mut pg_sys::QueryDesc)) {
+        BEFORE.set(Some(before));
+        // SAFETY: called once, from _PG_init, on the backend's thread.
+        unsafe {
+            NEXT.set(pg_sys::ExecutorRun_hook);
+            pg_sys::ExecutorRun_hook = Some(run);
+        }
+    }
+
+    #[cfg(not(feature = "pg18"))]
+    unsafe extern "C-unwind" fn run(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        once: bool,
+    ) {
+        // SAFETY: PostgreSQL hands every hook a live query; this frame owns nothing, so an error may jump over it.
+        unsafe {
+            if let Some(before) = BEFORE.get() {
+                before(query);
+            }
+            match NEXT.get() {
+                Some(next) => next(query, direction, count, once),
+                None => standard_ExecutorRun(query, direction, count, once),
+            }
+        }
+    }
+
+    #[cfg(feature = "pg18")]
+    unsafe extern "C-unwind" fn run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64) {
+        // SAFETY: PostgreSQL hands every hook a live query; this frame owns nothing, so an error may jump over it.
+        unsafe {
+            if let Some(before) = BEFORE.get() {
+                before(query);
+            }
+            match NEXT.get() {
+                Some(next) => next(query, direction, count),
+                None => standard_ExecutorRun(query, direction, count),
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! amp's own tables as a backend reads them to decide: through their primary keys, with a catalog snapshot.
+//!
+//! A catalog snapshot is taken anew for every look-up, so a REPEATABLE READ transaction sees a suspension that committed
+//! after its own snapshot (P6). Nothing here writes, takes a transaction id or uses SPI: it works on a standby, in a read-only
+//! transaction and inside a setting's check hook. Column numbers are those of sql/tenants/tables.sql; upgrades only append.
+
+use crate::error::{Code, Error};
+use pgrx::{FromDatum, PgMemoryContexts, pg_sys};
+use std::ffi::CStr;
+
+/// A table of schema amp and the index that its rows are found by.
+pub(crate) struct Table {
+    name: &'static CStr,
+    index: &'static CStr,
+}
+
+/// (id, status, …)
+pub(crate) const TENANTS: Table = Table { name: c"tenants", index: c"tenants_pkey" };
+/// (tenant_id, user_id, role, …)
+pub(crate) const MEMBERS: Table = Table { name: c"members", index: c"members_pkey" };
+/// (tenant_id, name, permissions, …)
+pub(crate) const ROLES: Table = Table { name: c"roles", index: c"roles_pkey" };
+/// (name, management, roles, …)
+pub(crate) const PERMISSIONS: Table = Table { name: c"permissions", index: c"permissions_pkey" };
+/// (id, …)
+pub(crate) const USERS: Table = Table { name: c"app_users", index: c"app_users_pkey" };
+
+/// The tables that an answer can rest on.
+const ALL: [&Table; 5] = [&TENANTS, &MEMBERS, &ROLES, &PERMISSIONS, &USERS];
+
+/// One row, while the scan stands on it.
+pub(crate) struct Row {
+    tuple: pg_sys::HeapTuple,
+    description: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// The value of a column, None when null.
+    pub(crate) fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
+        let mut null = false;
+        // SAFETY: the scan holds the tuple and its relation; the column is one of the table's, of the type asked for.
+        unsafe {
+            let datum = pg_sys::heap_getattr(self.tuple, column, self.description, &mut null);
+            T::from_datum(datum, null)
+        }
+    }
+}
+
+/// The schema's object id.
+pub(super) fn schema() -> Result<pg_sys::Oid, Error> {
+    // SAFETY: a syscache look-up, in a transaction.
+    match unsafe { pg_sys::get_namespace_oid(c"amp".as_ptr(), true) } {
+        pg_sys::InvalidOid => Err(not_installed()),
+        schema => Ok(schema),
+    }
+}
+
+/// The object ids of the tables that an answer can rest on, whose changes a backend has to hear of.
+pub(super) fn watched() -> Result<[pg_sys::Oid; ALL.len()], Error> {
+    let schema = schema()?;
+    let mut tables = [pg_sys::InvalidOid; ALL.len()];
+    for (oid, table) in tables.iter_mut().zip(ALL) {
+        *oid = relation(schema, table.name)?;
+    }
+    Ok(tables)
+}
+
+fn relation(schema: pg_sys::Oid, name: &CStr) -> Result<pg_sys::Oid, Error> {
+    // SAFETY: a syscache look-up, in a transaction.
+    match unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) } {
+        pg_sys::InvalidOid => Err(not_installed()),
+        relation => Ok(relation),
+    }
+}
+
+fn not_installed() -> Error {
+    Error::new(Code::NotInstalled, "extension amp_tenancy is not installed in this database")
+        .hint("Run CREATE EXTENSION amp_tenancy as a superuser.")
+}
+
+/// Reads the rows whose leading key columns equal `key`, in the order of the index, as `read` makes of each.
+pub(crate) fn rows<T>(table: &Table, key: &[&str], mut read: impl FnMut(&Row) -> T) -> Result<Vec<T>, Error> {
+    let schema = schema()?;
+    let (heap, index) = (relation(schema, table.name)?, relation(schema, table.index)?);
+    let mut found = Vec::new();
+    // SAFETY: the sequence of every catalog look-up in the server: open, scan by index, read while the scan holds the tuple,
+    // close. What is allocated goes to a context of its own; an error on the way is cleaned up by the transaction's abort.
+    unsafe {
+        PgMemoryContexts::new("amp look-up").switch_to(|_| {
+            let mut keys: [pg_sys::ScanKeyData; 2] = [Default::default(); 2];
+            for (position, text) in key.iter().enumerate() {
+                let text = pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as _);
+                pg_sys::ScanKeyInit(
+                    &mut keys[position],
+                    position as i16 + 1,
+                    pg_sys::BTEqualStrategyNumber as _,
+                    pg_sys::Oid::from(pg_sys::F_TEXTEQ),
+                    text.into(),
+                );
+            }
+            let heap = pg_sys::table_open(heap, pg_sys::AccessShareLock as _);
+            let scan =
+                pg_sys::systable_beginscan(heap, index, true, std::ptr::null_mut(), key.len() as _, keys.as_mut_ptr());
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                found.push(read(&Row { tuple, description: (*heap).rd_att }));
+            }
+            pg_sys::systable_endscan(scan);
+            pg_sys::table_close(heap, pg_sys::AccessShareLock as _);
+        });
+    }
+    Ok(found)
+}
+
+/// Reads the row with this primary key.
+pub(crate) fn row<T>(table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Option<T>, Error> {
+    Ok(rows(table, key, read)?.pop())
+}

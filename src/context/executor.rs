@@ -1,0 +1,138 @@
+//! Before a query runs: hear what other sessions changed, and pin the tenant of a query under amp's policies.
+//!
+//! Locks a transaction already holds are not taken again, so a session inside a transaction would not hear of a suspension
+//! on its own; here it does, at every statement and every FETCH (P6). Resolving before the first row makes a missing context
+//! an error on an empty table too (P2), and comes before parallel workers start, which need the answer.
+
+use super::{catalog, parallel, resolve, settings};
+use crate::backend::Local;
+use crate::{compat, error};
+use pgrx::pg_sys;
+use std::cell::Cell;
+
+unsafe extern "C-unwind" {
+    // Not through pgrx's guards: an error of the executor has to pass with every field it has.
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int);
+    fn AcceptInvalidationMessages();
+}
+
+static NEXT_START: Local<Cell<pg_sys::ExecutorStart_hook_type>> = Local::new(Cell::new(None));
+
+/// The syscache hash values of amp.tenant_id() and its twins, by which a plan says that it depends on them.
+static FUNCTIONS: Local<Cell<Option<[u32; 3]>>> = Local::new(Cell::new(None));
+
+pub(super) fn init() {
+    // SAFETY: from _PG_init, on the backend's thread.
+    unsafe {
+        NEXT_START.set(pg_sys::ExecutorStart_hook);
+        pg_sys::ExecutorStart_hook = Some(start);
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::PROCOID as _,
+            Some(on_function_change),
+            pg_sys::Datum::null(),
+        );
+    }
+    compat::executor_run::install(before_run);
+}
+
+/// Some function changed. Runs during invalidation: it must not fail, and calls nothing of PostgreSQL.
+unsafe extern "C-unwind" fn on_function_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    FUNCTIONS.set(None);
+}
+
+unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int) {
+    // SAFETY: PostgreSQL hands every hook a live query; this frame owns nothing, so an error may jump over it.
+    unsafe {
+        before(query);
+        match NEXT_START.get() {
+            Some(next) => next(query, flags),
+            None => standard_ExecutorStart(query, flags),
+        }
+    }
+}
+
+/// # Safety
+/// As the executor's hooks: a live query, in a frame that owns nothing.
+unsafe fn before_run(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: by the contract above.
+    unsafe {
+        before(query);
+        if (*(*query).plannedstmt).parallelModeNeeded && !parallel::is_worker() && !pg_sys::IsInParallelMode() {
+            error::guarded(|| {
+                let current = if settings::any() { resolve::current().ok() } else { None };
+                parallel::publish(current.as_deref());
+                Ok(())
+            });
+        }
+    }
+}
+
+/// # Safety
+/// As [`before_run`].
+unsafe fn before(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: by the contract above; the plan lives as long as the query.
+    unsafe {
+        let plan = &*(*query).plannedstmt;
+        let isolated = plan.dependsOnRole && depends_on_tenant(plan);
+        if !isolated && !settings::any() || parallel::is_worker() {
+            return;
+        }
+        AcceptInvalidationMessages();
+        resolve::check_login_role();
+        if isolated && resolve::tenant_text().is_none() {
+            error::guarded(|| resolve::current().map(|_| ()));
+        }
+    }
+}
+
+/// True if the plan calls one of amp's tenant functions: it is under the policies of a protected table.
+///
+/// # Safety
+/// As [`before_run`].
+unsafe fn depends_on_tenant(plan: &pg_sys::PlannedStmt) -> bool {
+    let items = plan.invalItems;
+    if items.is_null() {
+        return false;
+    }
+    let functions = match FUNCTIONS.get() {
+        Some(functions) => functions,
+        // SAFETY: by the contract above.
+        None => unsafe { error::guarded(|| Ok(tenant_functions())) },
+    };
+    // SAFETY: the planner's list of PlanInvalItem, as long as it says.
+    unsafe {
+        (0..(*items).length as usize).any(|position| {
+            let item = &*(*(*items).elements.add(position)).ptr_value.cast::<pg_sys::PlanInvalItem>();
+            item.cacheId == pg_sys::SysCacheIdentifier::PROCOID as i32 && functions.contains(&item.hashValue)
+        })
+    }
+}
+
+fn tenant_functions() -> [u32; 3] {
+    let Ok(schema) = catalog::schema() else {
+        return [0; 3]; // not installed here; a hash of 0 at worst resolves a context once too often
+    };
+    let functions = [c"tenant_id", c"tenant_uuid", c"tenant_bigint"].map(|name| {
+        // SAFETY: syscache look-ups with the key types that the caches declare.
+        unsafe {
+            let no_arguments = pg_sys::buildoidvector(std::ptr::null(), 0);
+            let function = pg_sys::GetSysCacheOid(
+                pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as _,
+                pg_sys::Anum_pg_proc_oid as _,
+                pg_sys::Datum::from(name.as_ptr()),
+                pg_sys::Datum::from(no_arguments),
+                schema.into(),
+                pg_sys::Datum::null(),
+            );
+            pg_sys::GetSysCacheHashValue(
+                pg_sys::SysCacheIdentifier::PROCOID as _,
+                function.into(),
+                pg_sys::Datum::null(),
+                pg_sys::Datum::null(),
+                pg_sys::Datum::null(),
+            )
+        }
+    });
+    FUNCTIONS.set(Some(functions));
+    functions
+}

@@ -1,0 +1,306 @@
+//! The functions that SQL and the policies call: raw version-1 functions, declared in sql/context.sql.
+//!
+//! The ones in policies run once per row. Their fast path is a comparison: no guard, no allocation, no call. Everything else
+//! goes through `guarded`, which turns an error into PostgreSQL's after Rust has cleaned up.
+
+use super::{parallel, resolve, session, settings, transaction};
+use crate::backend::Local;
+use crate::error::{Code, Error, guarded};
+use crate::id;
+use crate::tenants::permissions;
+use pgrx::pg_sys::{Datum, FunctionCallInfo};
+use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
+use std::cell::Cell;
+
+/// Exports a version-1 function under its own name.
+macro_rules! raw_function {
+    ($(#[$doc:meta])* $name:ident, $info:ident, |$fcinfo:ident| $body:expr) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
+            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// Called by PostgreSQL's function manager.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name($fcinfo: FunctionCallInfo) -> Datum {
+            $body
+        }
+    };
+}
+
+raw_function! {
+    /// `amp.tenant_id() → text`
+    amp_tenant_id, pg_finfo_amp_tenant_id, |_fcinfo| match resolve::tenant_text() {
+        Some(text) => text,
+        // SAFETY: this frame owns nothing.
+        None => unsafe { resolve_tenant() },
+    }
+}
+
+/// # Safety
+/// As `guarded`. Cold: once a transaction, and after every change.
+#[cold]
+unsafe fn resolve_tenant() -> Datum {
+    // SAFETY: the caller's promise is ours.
+    unsafe {
+        guarded(|| {
+            let current = resolve::current()?;
+            // An invalidation may have come in while it was being resolved: then the pin still has the tenant's text.
+            Ok(resolve::tenant_text()
+                .or_else(|| transaction::pinned().filter(|pin| pin.tenant == current.tenant).map(|pin| pin.text))
+                .unwrap_or_else(|| transaction::pin(current.tenant).text))
+        })
+    }
+}
+
+/// The key made of the tenant's id, for the generation it was made for.
+static UUID: Local<Cell<(u64, usize)>> = Local::new(Cell::new((0, 0)));
+static BIGINT: Local<Cell<(u64, i64)>> = Local::new(Cell::new((0, 0)));
+
+raw_function! {
+    /// `amp.tenant_uuid() → uuid`
+    amp_tenant_uuid, pg_finfo_amp_tenant_uuid, |_fcinfo| {
+        let (generation, uuid) = UUID.get();
+        if generation == transaction::generation() && resolve::tenant_text().is_some() {
+            return Datum::from(uuid);
+        }
+        // SAFETY: this frame owns nothing.
+        unsafe {
+            guarded(|| {
+                let current = resolve::current()?;
+                let uuid = current.tenant.as_uuid().ok_or_else(|| wrong_key(current.tenant, "uuid"))?;
+                // Lives as long as the transaction, as the text does: a scan key may hold on to it.
+                let place = pg_sys::MemoryContextAlloc(pg_sys::TopTransactionContext, uuid.len()).cast::<[u8; 16]>();
+                place.write(uuid);
+                UUID.set((transaction::generation(), place as usize));
+                Ok(Datum::from(place))
+            })
+        }
+    }
+}
+
+raw_function! {
+    /// `amp.tenant_bigint() → bigint`
+    amp_tenant_bigint, pg_finfo_amp_tenant_bigint, |_fcinfo| {
+        let (generation, number) = BIGINT.get();
+        if generation == transaction::generation() && resolve::tenant_text().is_some() {
+            return Datum::from(number);
+        }
+        // SAFETY: this frame owns nothing.
+        unsafe {
+            guarded(|| {
+                let current = resolve::current()?;
+                let number = current.tenant.as_bigint().ok_or_else(|| wrong_key(current.tenant, "bigint"))?;
+                BIGINT.set((transaction::generation(), number));
+                Ok(Datum::from(number))
+            })
+        }
+    }
+}
+
+fn wrong_key(tenant: id::Id, key: &str) -> Error {
+    Error::new(Code::InvalidKey, format!("tenant \"{}\" is not the canonical text of a {key}", tenant.as_str()))
+        .detail(format!("A table of this query is keyed by {key}: only tenants whose id is one can have rows in it."))
+        .hint(format!("Create the tenant with an id of that form: amp.create_tenant(…, id => '<{key}>')."))
+}
+
+raw_function! {
+    /// `amp.user_id() → text`
+    amp_user_id, pg_finfo_amp_user_id, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe { return_text(fcinfo, || Ok(resolve::user()?.map(|user| user.as_str().to_owned()))) }
+    }
+}
+
+raw_function! {
+    /// `amp.role() → text`
+    amp_role, pg_finfo_amp_role, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe { return_text(fcinfo, || Ok(resolve::current()?.verdict.role.clone())) }
+    }
+}
+
+raw_function! {
+    /// `amp.new_id(prefix text) → text`
+    amp_new_id, pg_finfo_amp_new_id, |fcinfo| {
+        // SAFETY: this frame owns nothing; the function is STRICT with one text argument.
+        unsafe {
+            return_text(fcinfo, || {
+                let prefix = String::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
+                Ok(Some(id::generate(&prefix)))
+            })
+        }
+    }
+}
+
+/// # Safety
+/// As `guarded`; `fcinfo` is the function manager's.
+unsafe fn return_text(fcinfo: FunctionCallInfo, body: impl FnOnce() -> Result<Option<String>, Error>) -> Datum {
+    // SAFETY: by the contract above; the datum is palloc'd in the caller's context, as results are.
+    unsafe {
+        let text = guarded(|| Ok(body()?.and_then(IntoDatum::into_datum)));
+        (*fcinfo).isnull = text.is_none();
+        text.unwrap_or(Datum::null())
+    }
+}
+
+raw_function! {
+    /// `amp.is_operator() → boolean`
+    amp_is_operator, pg_finfo_amp_is_operator, |_fcinfo| {
+        // SAFETY: this frame owns nothing.
+        unsafe { guarded(|| Ok(Datum::from(session::current().operator))) }
+    }
+}
+
+raw_function! {
+    /// `amp.context() → jsonb`
+    amp_context, pg_finfo_amp_context, |_fcinfo| {
+        // SAFETY: this frame owns nothing.
+        unsafe { guarded(|| Ok(JsonB(describe()?).into_datum().unwrap_or(Datum::null()))) }
+    }
+}
+
+fn describe() -> Result<serde_json::Value, Error> {
+    let session = session::current();
+    let current = match settings::tenant().id() {
+        Some(_) if !parallel::is_worker() => Some(resolve::current()?),
+        _ => None,
+    };
+    let kind = match session {
+        session::Session { bypasses: true, .. } => "bypasses row security",
+        session::Session { service: true, .. } => "service",
+        session::Session { operator: true, .. } => "operator",
+        _ => "client",
+    };
+    Ok(serde_json::json!({
+        "session": kind,
+        "scope": match settings::scope() {
+            settings::ContextScope::Session => "session",
+            settings::ContextScope::Transaction => "transaction",
+        },
+        "tenant_id": current.as_ref().map(|current| current.tenant.as_str()),
+        "user_id": resolve::user()?.as_ref().map(id::Id::as_str),
+        "role": current.as_ref().and_then(|current| current.verdict.role.as_deref()),
+        "permissions": current.as_ref().map(|current| current.verdict.held.names()),
+    }))
+}
+
+/// A permission's answer for one call site, kept in `fn_extra`.
+struct Remembered {
+    generation: u64,
+    granted: bool,
+}
+
+raw_function! {
+    /// `amp.has_permission(permission text) → boolean`
+    amp_has_permission, pg_finfo_amp_has_permission, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe {
+            match remembered(fcinfo) {
+                Some(granted) => Datum::from(granted),
+                None => guarded(|| Ok(Datum::from(ask(fcinfo)?.granted))),
+            }
+        }
+    }
+}
+
+unsafe extern "C-unwind" {
+    fn AcceptInvalidationMessages();
+}
+
+raw_function! {
+    /// `amp.require_permission(permission text) → boolean`
+    amp_require_permission, pg_finfo_amp_require_permission, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe {
+            // A row that was locked may have waited for the very transaction that suspended the tenant: listen before
+            // answering from memory, so that the re-check after the wait sees it (attack K1).
+            AcceptInvalidationMessages();
+            match remembered(fcinfo) {
+                Some(true) => Datum::from(true),
+                _ => guarded(|| {
+                    let asked = ask(fcinfo)?;
+                    if asked.granted { Ok(Datum::from(true)) } else { Err(denied(&asked)) }
+                }),
+            }
+        }
+    }
+}
+
+/// The answer that this call site gave before, if nothing has changed since.
+///
+/// # Safety
+/// `fcinfo` is the function manager's.
+#[inline(always)]
+unsafe fn remembered(fcinfo: FunctionCallInfo) -> Option<bool> {
+    // SAFETY: fn_extra is ours alone: null, or what `ask` put there, in a context that lives as long as flinfo.
+    unsafe {
+        let remembered = (*(*fcinfo).flinfo).fn_extra.cast::<Remembered>().as_ref()?;
+        (remembered.generation == transaction::generation()).then_some(remembered.granted)
+    }
+}
+
+struct Asked {
+    permission: String,
+    role: Option<String>,
+    granted: bool,
+}
+
+/// Answers, and remembers the answer where the question is the same at every call.
+///
+/// # Safety
+/// `fcinfo` is the function manager's; the function is STRICT with one text argument.
+unsafe fn ask(fcinfo: FunctionCallInfo) -> Result<Asked, Error> {
+    // SAFETY: by the contract above.
+    unsafe {
+        let generation = transaction::generation();
+        let permission = String::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
+        let current = resolve::current()?;
+        let granted = current.verdict.held.contains(&permission);
+        if !granted && !permissions::is_registered(&permission)? {
+            return Err(Error::new(Code::UndefinedObject, format!("permission \"{permission}\" is not registered"))
+                .hint("See amp.permissions for those that are; an operator adds one with amp.register_permission()."));
+        }
+        let flinfo = (*fcinfo).flinfo;
+        if pg_sys::get_fn_expr_arg_stable(flinfo, 0) {
+            if (*flinfo).fn_extra.is_null() {
+                (*flinfo).fn_extra = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<Remembered>());
+            }
+            (*flinfo).fn_extra.cast::<Remembered>().write(Remembered { generation, granted });
+        }
+        Ok(Asked { permission, role: current.verdict.role.clone(), granted })
+    }
+}
+
+fn denied(asked: &Asked) -> Error {
+    let who = match &asked.role {
+        Some(role) => format!("role \"{role}\""),
+        None => "a service that names no user".to_owned(),
+    };
+    Error::new(Code::PermissionDenied, format!("{who} lacks permission \"{}\"", asked.permission))
+        .detail("Roles and their permissions are read from the database, at every statement.")
+        .hint("Act as a user whose role holds it, or have an admin change the role with amp.set_user_role().")
+}
+
+raw_function! {
+    /// `amp.invalidate() → trigger`: after a change of a row that answers rest on.
+    amp_invalidate, pg_finfo_amp_invalidate, |fcinfo| {
+        // SAFETY: this frame owns nothing; the context is checked to be a trigger's before it is read as one.
+        unsafe {
+            guarded(|| {
+                let context = (*fcinfo).context;
+                if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                    return Err(Error::new(Code::InvalidValue, "amp.invalidate() can only be called as a trigger"));
+                }
+                let trigger = &*context.cast::<pg_sys::TriggerData>();
+                pg_sys::CacheInvalidateRelcacheByRelid((*trigger.tg_relation).rd_id);
+                Ok(Datum::null())
+            })
+        }
+    }
+}

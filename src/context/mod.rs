@@ -1,0 +1,25 @@
+//! The context: the tenant (and user) that a session acts for now.
+//!
+//! A statement can only *claim* a context, through two settings ([`settings`]). Whether the claim holds depends on who logged
+//! in ([`session`]) and on amp's tables ([`catalog`]), and is decided at use ([`resolve`]): the first use in a transaction
+//! pins the tenant, and every later one must agree. The answer is kept until something it rests on changes: a setting, the
+//! end of the transaction, a row behind it (relcache invalidation), a role (syscache invalidation).
+//!
+//! Who may change what: any session its own settings; the extension's functions the tables; nobody the answer.
+
+pub(crate) mod catalog;
+mod executor;
+mod functions;
+mod parallel;
+mod resolve;
+pub(crate) mod session;
+mod settings;
+mod transaction;
+
+pub(crate) fn init() {
+    settings::init();
+    transaction::init();
+    session::init();
+    resolve::init();
+    executor::init();
+}

@@ -1,0 +1,154 @@
+//! Parallel workers give the leader's answer.
+//!
+//! A worker has the leader's settings, but not its login history, transaction number or pin. So the leader writes what it
+//! found into a setting that travels with the others and that nobody else can write: its check hook refuses every value that
+//! does not come from `publish` or, in a worker that is starting, from the leader.
+
+use super::resolve::Current;
+use crate::backend::Local;
+use crate::error::{self, Code, Error};
+use crate::id::Id;
+use crate::tenants::membership::Verdict;
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::rc::Rc;
+
+static CARRIED: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// True while `publish` writes the setting.
+static PUBLISHING: Local<Cell<bool>> = Local::new(Cell::new(false));
+
+const NAME: &CStr = c"amp.parallel_context";
+
+pub(super) fn init() {
+    // SAFETY: from _PG_init; hook and static stay loaded with the library.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            NAME,
+            c"What a parallel query's leader found the context to be.",
+            c"Internal: written by the extension alone.",
+            &CARRIED,
+            GucContext::Suset,
+            GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE | GucFlags::DISALLOW_IN_AUTO_FILE,
+            Some(check),
+            None,
+            None,
+        );
+    }
+}
+
+/// True in a parallel worker.
+#[inline(always)]
+pub(super) fn is_worker() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
+}
+
+/// What the leader found, in a worker.
+pub(super) fn carried() -> Option<Current> {
+    decode(CARRIED.get()?.to_str().ok()?)
+}
+
+/// Makes `current` what this transaction's workers will answer; None for no context.
+pub(super) fn publish(current: Option<&Current>) {
+    let text = CString::new(current.map(encode).unwrap_or_default()).unwrap_or_default();
+    if CARRIED.get().unwrap_or_default() == text {
+        return;
+    }
+    PUBLISHING.set(true);
+    let _done = Done;
+    // SAFETY: a setting of this library, with a NUL-terminated value; local to the transaction.
+    unsafe {
+        pg_sys::set_config_option(
+            NAME.as_ptr(),
+            text.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Closes the door again, also when an error unwinds through `publish`.
+struct Done;
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        PUBLISHING.set(false);
+    }
+}
+
+unsafe extern "C-unwind" fn check(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: a check hook's arguments; the frame owns nothing when it raises.
+    unsafe {
+        let empty = (*value).is_null() || **value == 0;
+        if empty || PUBLISHING.get() || pg_sys::InitializingParallelWorker {
+            return true;
+        }
+        error::guarded(|| {
+            Error::new(Code::ContextPinned, "amp.parallel_context cannot be set").refuse_setting();
+            Ok(false)
+        })
+    }
+}
+
+/// One item a line: tenant, user, role, permissions. None of them can hold a line break; an empty line is none.
+fn encode(current: &Current) -> String {
+    let mut lines = vec![
+        current.tenant.as_str(),
+        current.user.as_ref().map_or("", Id::as_str),
+        current.verdict.role.as_deref().unwrap_or(""),
+    ];
+    lines.extend(current.verdict.held.names().iter().map(String::as_str));
+    lines.join("\n")
+}
+
+fn decode(text: &str) -> Option<Current> {
+    let mut lines = text.split('\n');
+    let tenant = Id::parse(lines.next()?.as_bytes())?;
+    let user = Id::parse(lines.next()?.as_bytes());
+    let role = lines.next().filter(|role| !role.is_empty()).map(str::to_owned);
+    Some(Current { tenant, user, verdict: Rc::new(Verdict { role, held: lines.map(str::to_owned).collect() }) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_reads_what_the_leader_wrote() {
+        for (user, role, held) in [
+            (Some("user_1"), Some("viewer"), vec!["analytics.view", "content.view"]),
+            (None, None, vec!["content.view"]),
+            (Some("-"), Some("empty"), vec![]),
+        ] {
+            let written = Current {
+                tenant: Id::parse(b"-1").unwrap(),
+                user: user.and_then(|user| Id::parse(user.as_bytes())),
+                verdict: Rc::new(Verdict {
+                    role: role.map(str::to_owned),
+                    held: held.iter().map(|name| name.to_string()).collect(),
+                }),
+            };
+            let read = decode(&encode(&written)).unwrap();
+            assert!(read.tenant == written.tenant && read.user == written.user);
+            assert_eq!(read.verdict.role, written.verdict.role);
+            assert_eq!(read.verdict.held, written.verdict.held);
+        }
+    }
+
+    #[test]
+    fn nothing_published_is_no_context() {
+        assert!(decode("").is_none());
+        assert!(decode("not an id!\n\n").is_none());
+    }
+}

@@ -1,0 +1,87 @@
+//! amp_tenancy: multi-tenancy enforced inside PostgreSQL.
+//!
+//! A session *claims* a context by two settings, `amp.tenant_id` and `amp.user_id`. Every protected table has row-security
+//! policies that call `amp.tenant_id()` and the permission functions. Those resolve the claim against amp's own tables: is the
+//! tenant active, is the user a member, which permissions does his role hold. The answer is cached in the backend and dropped
+//! when anything behind it changes; the first use pins the tenant until the transaction ends.
+//!
+//! What runs once per row or per statement is Rust, in `src/`. What an administrator calls a few times a day (creating tenants,
+//! protecting tables) is SQL, in `sql/`, where `\sf` shows it and a reader can check its permissions. The files there are
+//! listed below in load order.
+//!
+//! | module | promises |
+//! |---|---|
+//! | [`context`] | what the session acts for: settings, resolution, pin, invalidation, parallel workers |
+//! | [`tenants`] | membership and permissions, as decisions read them |
+//! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
+//! | [`id`] | syntax, canonical keys, new ids |
+//! | [`compat`] | what differs between PostgreSQL 15 and 18 |
+
+use pgrx::prelude::*;
+
+mod backend;
+mod compat;
+mod context;
+mod error;
+mod id;
+mod tenants;
+
+pgrx::pg_module_magic!(name = c"amp_tenancy", version = c"0.1.0");
+
+extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+extension_sql_file!("../sql/context.sql", name = "context", requires = ["bootstrap"]);
+extension_sql_file!("../sql/tenants/tables.sql", name = "tenant_tables", requires = ["context"]);
+extension_sql_file!("../sql/tenants/permissions.sql", name = "permissions", requires = ["tenant_tables"]);
+extension_sql_file!("../sql/tenants/tenants.sql", name = "tenants", requires = ["permissions"]);
+extension_sql_file!("../sql/tenants/users.sql", name = "users", requires = ["tenants"]);
+extension_sql_file!("../sql/usage/tables.sql", name = "usage_tables", requires = ["users"]);
+extension_sql_file!("../sql/usage/usage.sql", name = "usage", requires = ["usage_tables"]);
+extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["usage"]);
+extension_sql_file!("../sql/isolation/foreign_keys.sql", name = "foreign_keys", requires = ["isolation_tables"]);
+extension_sql_file!("../sql/isolation/indexes.sql", name = "indexes", requires = ["foreign_keys"]);
+extension_sql_file!("../sql/isolation/protect.sql", name = "protect", requires = ["indexes"]);
+extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["protect"]);
+extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["descendants"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
+
+/// Registers settings, callbacks and hooks; nothing else happens at load.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    context::init();
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    #[pg_test]
+    fn the_library_reserves_its_prefix() {
+        let refused = PgTryBuilder::new(|| {
+            Spi::run("SET amp.no_such_setting = 1").unwrap();
+            false
+        })
+        .catch_others(|_| true)
+        .execute();
+        assert!(refused);
+    }
+
+    #[pg_test]
+    fn a_new_id_has_its_prefix() {
+        let id = Spi::get_one::<String>("SELECT amp.new_id('tnt_')").unwrap().unwrap();
+        assert!(id.starts_with("tnt_") && id.len() == 20, "{id}");
+    }
+}
+
+/// What `cargo pgrx test` asks for.
+#[cfg(test)]
+pub mod pg_test {
+    /// Nothing to set up.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// The library is preloaded, as in production.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'amp_tenancy'"]
+    }
+}

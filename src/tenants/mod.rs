@@ -1,0 +1,4 @@
+//! Tenants, their members and their roles, as decisions read them. The verbs that change them are in sql/tenants/.
+
+pub(crate) mod membership;
+pub(crate) mod permissions;
