@@ -131,9 +131,10 @@ CREATE FUNCTION amp.policies(relation regclass, tenant_column name, tenant_funct
     RETURNS TABLE (name text, definition text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     -- The floor is restrictive, and so is each role check: no policy that anybody adds can widen either. Something has to
-    -- allow, or nobody sees anything: amp_allow, a constant that the planner drops.
+    -- allow, or nobody sees anything: amp_allow says the same as the floor, so PostgreSQL keeps one of the two, and it goes
+    -- with the floor when the extension is dropped; a constant would stay behind alone and open the table.
     VALUES
-        ('amp_allow', 'AS PERMISSIVE FOR ALL USING (true) WITH CHECK (true)'),
+        ('amp_allow', format('AS PERMISSIVE FOR ALL USING (%1$I = amp.%2$I()) WITH CHECK (true)', tenant_column, tenant_function)),
         ('amp_tenant', format('AS RESTRICTIVE FOR ALL USING (%1$I = amp.%2$I()) WITH CHECK (%1$I = amp.%2$I())',
                               tenant_column, tenant_function)),
         ('amp_read', 'AS RESTRICTIVE FOR SELECT USING (' || coalesce(format('amp.has_permission(%L)', read), 'true') || ')'),
