@@ -23,6 +23,7 @@ def _run(server, job, executions):
 
 def instructions(server, job):
     few, many = job.executions
+    _run(server, job, few)  # the first one finds nothing in memory
     return (_run(server, job, many)[0] - _run(server, job, few)[0]) / (many - few) / job.per
 
 
@@ -30,15 +31,13 @@ def profile(server, job):
     """Inclusive instructions per execution, by function."""
 
     def by_function(executions):
-        path = _run(server, job, executions)[1]
         text = subprocess.check_output(
-            ["callgrind_annotate", "--inclusive=yes", "--threshold=100", "--show-percs=no", "--auto=no", path],
-            text=True, stderr=subprocess.DEVNULL)
-        costs = {}
-        for cost, name in re.findall(r"^ *([\d,]+)  (?:\S*?:)(.+?)(?: \[.*\])?$", text, re.M):
-            costs[name] = max(costs.get(name, 0), int(cost.replace(",", "")))
-        return costs
+            ["callgrind_annotate", "--inclusive=yes", "--threshold=100", "--show-percs=no", "--auto=no",
+             _run(server, job, executions)[1]], text=True, stderr=subprocess.DEVNULL)
+        lines = re.findall(r"^ *([\d,]+)  \S*?:(.+?)(?: \[.*\])?$", text, re.M)
+        return {name: int(cost.replace(",", "")) for cost, name in reversed(lines)}
 
     few, many = job.executions
+    _run(server, job, few)
     before, after = by_function(few), by_function(many)
     return {name: (cost - before.get(name, 0)) / (many - few) / job.per for name, cost in after.items()}

@@ -54,12 +54,14 @@ def verdict(counted, variant):
     return "every target is met" if not missed else "\n".join(["targets missed:", *missed])
 
 
-def profile(hand, other):
-    """Functions by what amp adds."""
-    added = sorted(((other.get(n, 0) - hand.get(n, 0), n) for n in hand.keys() | other.keys()), reverse=True)
-    print(f"{'added':>10} {'hand':>10} {'other':>10}  function (inclusive, per execution)")
-    for difference, name in [row for row in added if abs(row[0]) >= 20]:
-        print(f"{difference:>10,.0f} {hand.get(name, 0):>10,.0f} {other.get(name, 0):>10,.0f}  {name}")
+def profile(costs):
+    """Functions by what the last variant adds to the first."""
+    first, *_, last = costs.values()
+    print("".join(f"{v.name:>12}" for v in costs), "      added  function, with what it calls")
+    for name in sorted(first.keys() | last.keys(), key=lambda n: first.get(n, 0) - last.get(n, 0)):
+        added = last.get(name, 0) - first.get(name, 0)
+        if abs(added) >= 20:
+            print("".join(f"{cost.get(name, 0):>12,.0f}" for cost in costs.values()), f"{added:>11,.0f}  {name}")
 
 
 def publish(text, path):

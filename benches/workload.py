@@ -26,7 +26,7 @@ def _policy(expression):
 HAND = Variant("hand", "hand-written `WHERE`", "app.tenant", "", literal=True)
 SETTING = Variant("setting", "`current_setting`", "app.tenant", _policy("current_setting('app.tenant')"))
 SUBSELECT = Variant("subselect", "`(SELECT current_setting)`", "app.tenant", _policy("(SELECT current_setting('app.tenant'))"))
-UNCHECKED = Variant("unchecked", "amp, no role check", "amp.tenant_id", "SELECT amp.protect('{table}', read => NULL);")
+UNCHECKED = Variant("unchecked", "amp, no role check", "amp.tenant_id", "SELECT amp.protect('{table}', read => NULL, write => NULL);")
 AMP = Variant("checked", "**amp**", "amp.tenant_id", "SELECT amp.protect('{table}');")
 PLAIN = [HAND, SETTING, SUBSELECT]
 EXTENSION = [UNCHECKED, AMP]

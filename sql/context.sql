@@ -41,6 +41,11 @@ CREATE FUNCTION amp.require_permission(permission text) RETURNS boolean
 COMMENT ON FUNCTION amp.require_permission(text) IS
 'True, or error TN004 naming role and permission. Errors: as tenant_id(), 42704 the permission is not registered.';
 
+CREATE FUNCTION amp.context_holds() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'amp_context_holds';
+COMMENT ON FUNCTION amp.context_holds() IS
+'True, or the error of tenant_id(). In the policies that ask for no permission to change rows: a row that waited for a lock is checked again.';
+
 CREATE FUNCTION amp.is_operator() RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_is_operator';
 COMMENT ON FUNCTION amp.is_operator() IS

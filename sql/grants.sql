@@ -5,7 +5,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA amp FROM PUBLIC;
 -- Context, and what a session may ask about itself.
 GRANT EXECUTE ON FUNCTION
     amp.tenant_id(), amp.tenant_uuid(), amp.tenant_bigint(), amp.user_id(), amp.role(), amp.context(),
-    amp.has_permission(text), amp.require_permission(text), amp.is_operator(), amp.caller(), amp.assert_operator(),
+    amp.has_permission(text), amp.require_permission(text), amp.context_holds(), amp.is_operator(), amp.caller(), amp.assert_operator(),
     amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
     TO PUBLIC;
 
@@ -35,5 +35,5 @@ GRANT EXECUTE ON FUNCTION
 -- Operators of the platform.
 GRANT EXECUTE ON FUNCTION
     amp.create_tenant(text, text, jsonb, text), amp.suspend_tenant(text), amp.activate_tenant(text), amp.delete_tenant(text),
-    amp.set_tenant_status(text, text, text[]), amp.register_permission(text, text, text[])
+    amp.register_permission(text, text, text[])
     TO amp_operator;

@@ -117,7 +117,7 @@ BEGIN
     IF coalesce(current_setting('amp.tenant_id', true), '') <> '' OR NOT EXISTS (
         SELECT FROM pg_class c WHERE c.oid = TG_RELID AND pg_has_role(current_user, c.relowner, 'USAGE'))
     THEN
-        RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = format('TRUNCATE of protected table %s', TG_RELID::regclass),
+        RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = format('TRUNCATE of protected table %s is refused', TG_RELID::regclass),
             DETAIL = 'It would remove the rows of every tenant; row security does not apply to it.',
             HINT = 'DELETE removes the rows of your tenant. The table''s owner can TRUNCATE where no tenant is set.';
     END IF;
@@ -140,8 +140,8 @@ CREATE FUNCTION amp.policies(relation regclass, tenant_column name, tenant_funct
         ('amp_read', 'AS RESTRICTIVE FOR SELECT USING (' || coalesce(format('amp.has_permission(%L)', read), 'true') || ')'),
         ('amp_insert', 'AS RESTRICTIVE FOR INSERT WITH CHECK (' || coalesce(format('amp.require_permission(%L)', "insert"), 'true') || ')'),
         ('amp_update', format('AS RESTRICTIVE FOR UPDATE USING (%1$s) WITH CHECK (%1$s)',
-                              coalesce(format('amp.require_permission(%L)', "update"), 'true'))),
-        ('amp_delete', 'AS RESTRICTIVE FOR DELETE USING (' || coalesce(format('amp.require_permission(%L)', "delete"), 'true') || ')')
+                              coalesce(format('amp.require_permission(%L)', "update"), 'amp.context_holds()'))),
+        ('amp_delete', 'AS RESTRICTIVE FOR DELETE USING (' || coalesce(format('amp.require_permission(%L)', "delete"), 'amp.context_holds()') || ')')
 $$;
 COMMENT ON FUNCTION amp.policies(regclass, name, text, text, text, text, text) IS 'Internal: the policies of a protected table.';
 

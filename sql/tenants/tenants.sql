@@ -71,18 +71,18 @@ $$;
 COMMENT ON FUNCTION amp.set_tenant_status(text, text, text[]) IS 'Internal: an operator''s change of status, from one of those allowed.';
 
 CREATE FUNCTION amp.suspend_tenant(tenant_id text) RETURNS jsonb
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT amp.set_tenant_status(tenant_id, 'suspended', '{active,suspended}') $$;
 COMMENT ON FUNCTION amp.suspend_tenant(text) IS
 'Operator: shuts a tenant out of every session at its next statement, open transactions included. Returns its document. Errors: TN004, TN002.';
 
 CREATE FUNCTION amp.activate_tenant(tenant_id text) RETURNS jsonb
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT amp.set_tenant_status(tenant_id, 'active', '{active,suspended}') $$;
 COMMENT ON FUNCTION amp.activate_tenant(text) IS 'Operator: lets a suspended tenant in again. Returns its document. Errors: TN004, TN002.';
 
 CREATE FUNCTION amp.delete_tenant(tenant_id text) RETURNS jsonb
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT amp.set_tenant_status(tenant_id, 'deleted', '{active,suspended}') $$;
 COMMENT ON FUNCTION amp.delete_tenant(text) IS
 'Operator: ends a tenant. Its rows stay, out of everybody''s reach; its id is never given again, its slug is free. Returns its document. Errors: TN004, TN002.';

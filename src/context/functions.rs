@@ -232,6 +232,20 @@ raw_function! {
     }
 }
 
+raw_function! {
+    /// `amp.context_holds() → boolean`: true, or the error of `tenant_id()`; listens first, as `require_permission` does.
+    amp_context_holds, pg_finfo_amp_context_holds, |_fcinfo| {
+        // SAFETY: this frame owns nothing.
+        unsafe {
+            AcceptInvalidationMessages();
+            if resolve::tenant_text().is_none() {
+                guarded(|| resolve::current().map(|_| ()));
+            }
+            Datum::from(true)
+        }
+    }
+}
+
 /// The answer that this call site gave before, if nothing has changed since.
 ///
 /// # Safety
@@ -267,13 +281,31 @@ unsafe fn ask(fcinfo: FunctionCallInfo) -> Result<Asked, Error> {
                 .hint("See amp.permissions for those that are; an operator adds one with amp.register_permission()."));
         }
         let flinfo = (*fcinfo).flinfo;
-        if pg_sys::get_fn_expr_arg_stable(flinfo, 0) {
+        if asks_a_constant(flinfo) {
             if (*flinfo).fn_extra.is_null() {
                 (*flinfo).fn_extra = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<Remembered>());
             }
             (*flinfo).fn_extra.cast::<Remembered>().write(Remembered { generation, granted });
         }
         Ok(Asked { permission, role: current.verdict.role.clone(), granted })
+    }
+}
+
+/// True if the call's argument is a constant. PostgreSQL's get_fn_expr_arg_stable() would not do: it takes a PL/pgSQL variable
+/// for stable, too, and a loop over permissions would get the first one's answer for all.
+///
+/// # Safety
+/// `flinfo` is the function manager's.
+unsafe fn asks_a_constant(flinfo: *const pg_sys::FmgrInfo) -> bool {
+    // SAFETY: fn_expr is null or the node of the call, whose tag says which it is.
+    unsafe {
+        let call = (*flinfo).fn_expr;
+        if call.is_null() || (*call).type_ != pg_sys::NodeTag::T_FuncExpr {
+            return false;
+        }
+        let arguments = (*call.cast::<pg_sys::FuncExpr>()).args;
+        !arguments.is_null()
+            && (*(*(*arguments).elements).ptr_value.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_Const
     }
 }
 

@@ -198,8 +198,8 @@ fn no_context(claimed: Claimed) -> Error {
     let error = Error::new(Code::NoContext, "no tenant is set for this session");
     match claimed {
         Claimed::Expired => error
-            .detail("amp.tenant_id was set by an earlier transaction, and amp.context_scope is \"transaction\".")
-            .hint("Set it in the transaction that uses it: BEGIN; SET LOCAL amp.tenant_id = '…'; …; COMMIT."),
+            .detail("amp.context_scope is \"transaction\", and amp.tenant_id was set by an earlier transaction, or before the library was loaded.")
+            .hint("Set it in the transaction that uses it: BEGIN; SET LOCAL amp.tenant_id = '…'; …; COMMIT. Add amp_tenancy to shared_preload_libraries."),
         _ => error.hint("Run SET amp.tenant_id = '…' as a service role, or SET LOCAL inside a transaction."),
     }
 }

@@ -39,6 +39,9 @@ struct Claim {
     id: Id,
 }
 
+/// True while the settings are being defined: a value that comes then was set before the library was loaded.
+static DEFINING: Local<Cell<bool>> = Local::new(Cell::new(false));
+
 static TENANT: Local<Cell<*const Claim>> = Local::new(Cell::new(std::ptr::null()));
 static USER: Local<Cell<*const Claim>> = Local::new(Cell::new(std::ptr::null()));
 
@@ -46,7 +49,7 @@ static USER: Local<Cell<*const Claim>> = Local::new(Cell::new(std::ptr::null()))
 #[derive(Clone, Copy)]
 pub(super) enum Claimed {
     Nothing,
-    /// Set by an earlier transaction, and the scope is the transaction.
+    /// Set by an earlier transaction or before the library was loaded, and the scope is the transaction.
     Expired,
     Id(Id),
 }
@@ -65,30 +68,9 @@ pub(super) fn init() {
         | GucFlags::DISALLOW_IN_FILE
         | GucFlags::DISALLOW_IN_AUTO_FILE
         | GucFlags::NO_SHOW_ALL;
+    DEFINING.set(true);
     // SAFETY: from _PG_init; hooks and statics stay loaded with the library.
     unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"amp.tenant_id",
-            c"The tenant that this session acts for.",
-            c"Set by a service session; every access to a protected table stays inside this tenant.",
-            &TENANT_SETTING,
-            GucContext::Userset,
-            flags,
-            Some(check_tenant),
-            Some(assign_tenant),
-            None,
-        );
-        GucRegistry::define_string_guc_with_hooks(
-            c"amp.user_id",
-            c"The user that this session acts as.",
-            c"Set by a service session; the user's role in the tenant is read from the database.",
-            &USER_SETTING,
-            GucContext::Userset,
-            flags,
-            Some(check_user),
-            Some(assign_user),
-            None,
-        );
         GucRegistry::define_enum_guc_with_hooks(
             c"amp.context_scope",
             c"How long a context lasts: session, or the transaction that set it.",
@@ -111,7 +93,30 @@ pub(super) fn init() {
             Some(assign_require_user),
             None,
         );
+        GucRegistry::define_string_guc_with_hooks(
+            c"amp.tenant_id",
+            c"The tenant that this session acts for.",
+            c"Set by a service session; every access to a protected table stays inside this tenant.",
+            &TENANT_SETTING,
+            GucContext::Userset,
+            flags,
+            Some(check_tenant),
+            Some(assign_tenant),
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"amp.user_id",
+            c"The user that this session acts as.",
+            c"Set by a service session; the user's role in the tenant is read from the database.",
+            &USER_SETTING,
+            GucContext::Userset,
+            flags,
+            Some(check_user),
+            Some(assign_user),
+            None,
+        );
     }
+    DEFINING.set(false);
     super::parallel::init();
     // SAFETY: from _PG_init. From here on nobody can create a setting under this prefix.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"amp".as_ptr()) };
@@ -212,7 +217,9 @@ unsafe fn check(
                     if claim.is_null() {
                         return Ok(false);
                     }
-                    claim.write(Claim { transaction: transaction::serial(), id });
+                    // Nobody knows which transaction set what was there before the library.
+                    let transaction = if DEFINING.get() { 0 } else { transaction::serial() };
+                    claim.write(Claim { transaction, id });
                     *extra = claim.cast();
                     Ok(true)
                 }
