@@ -24,21 +24,21 @@ def load(server, size):
         VACUUM ANALYZE amp.tenants;""", database)
     for variant in (HAND, AMP):
         server.sql(f"""
-            CREATE SCHEMA {variant.name};
-            CREATE TABLE {variant.name}.item
+            CREATE SCHEMA {variant.schema};
+            CREATE TABLE {variant.schema}.item
                 (tenant_id text COLLATE "C" NOT NULL, id bigint NOT NULL, body text NOT NULL, PRIMARY KEY (tenant_id, id));
-            INSERT INTO {variant.name}.item
+            INSERT INTO {variant.schema}.item
             SELECT 'tnt_' || (1000000000000000 + n), 1, md5(n::text) FROM generate_series(1, {size}) n;
-            VACUUM (ANALYZE, FREEZE) {variant.name}.item;
-            GRANT USAGE ON SCHEMA {variant.name} TO bench_service, bench_pool;
-            GRANT SELECT ON {variant.name}.item TO bench_service, bench_pool;""", database)
-        server.sql(variant.protection.format(table=f"{variant.name}.item"), database)
+            VACUUM (ANALYZE, FREEZE) {variant.schema}.item;
+            GRANT USAGE ON SCHEMA {variant.schema} TO bench_service, bench_pool;
+            GRANT SELECT ON {variant.schema}.item TO bench_service, bench_pool;""", database)
+        server.sql(variant.protection.format(table=f"{variant.schema}.item"), database)
 
 
 def _job(variant, size, new_tenant):
     """A pooled transaction on one connection: of one tenant again and again, or of a new tenant each time."""
     step = f"\\set n (:n + 7919) % {size}" if new_tenant else "\\set n 3"
-    read = workload.text(workload.POINT.replace(":id", "1"), variant, "tnt_:tenant")
+    read = workload.text(workload.POINT.replace(":id", "1"), variant, "'tnt_:tenant'")
     script = f"{step}\n\\set tenant 1000000000000001 + :n\nBEGIN;\nSET LOCAL {variant.setting} = 'tnt_:tenant';\n{read}\nCOMMIT;\n"
     return Job(script, "bench_pool", f"tenants_{size}", prepared=False, executions=(2, 9) if size == 10 else (20, 220))
 

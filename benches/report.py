@@ -32,7 +32,7 @@ def tables(server, rows, variants, counted, timed, grown):
 
     parts.append("Instructions per execution:\n\n" + _table(
         ["statement"] + [v.title for v in variants] + ["ratio", "target", ""],
-        [[s.title] + [_number(cost[v]) for v in variants]
+        [[s.title] + [_number(cost[v]) if v in cost else "" for v in variants]
          + [f"{cost[last] / cost[HAND]:.3f}", f"{s.target:.2f}" if s.target else "", _mark(cost[last] / cost[HAND], s.target)]
          for s, cost in counted.items()]))
 
@@ -57,7 +57,7 @@ def verdict(counted, variant):
 def profile(costs):
     """Functions by what the last variant adds to the first."""
     first, *_, last = costs.values()
-    print("".join(f"{v.name:>12}" for v in costs), "      added  function, with what it calls")
+    print("".join(f"{v.schema:>12}" for v in costs), "      added  function, with what it calls")
     for name in sorted(first.keys() | last.keys(), key=lambda n: first.get(n, 0) - last.get(n, 0)):
         added = last.get(name, 0) - first.get(name, 0)
         if abs(added) >= 20:

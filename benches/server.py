@@ -9,6 +9,8 @@ import tempfile
 import time
 from contextlib import contextmanager
 
+from workload import TENANT
+
 CLUSTER = pathlib.Path(__file__).parent.parent / "dev/cluster"
 
 # The same for every variant. What runs at its own times (autovacuum, checkpoints, compilation, parallel workers) would
@@ -71,22 +73,22 @@ class Server:
             except subprocess.TimeoutExpired:
                 postmaster.kill()
 
-    def sql(self, text, database="bench", **variables):
-        """Runs SQL as the superuser and returns its rows as text."""
+    def sql(self, text, database="bench", user="postgres", **variables):
+        """Runs SQL and returns its rows as text."""
         variables = [f"--set={name}={value}" for name, value in variables.items()]
-        psql = [self.bin / "psql", "-h", self.dir / "socket", "-U", "postgres", "-d", database, "-XqAt", "-v", "ON_ERROR_STOP=1"]
+        psql = [self.bin / "psql", "-h", self.dir / "socket", "-U", user, "-d", database, "-XqAt", "-v", "ON_ERROR_STOP=1"]
         done = subprocess.run([*psql, *variables], input=text, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         if done.returncode:
             raise SystemExit(f"{done.stderr}\nin:\n{text}")
         return done.stdout.strip()
 
     def pgbench(self, job, *options):
-        """Runs a job's script; its variables :first and :base tell the first round and this run's own ids."""
+        """Runs a job's script; its variables tell the tenant, the first round and this run's own ids."""
         self.runs += 1
         path = self.dir / "script.sql"
         path.write_text(job.script + "\n\\set first 0\n")
         command = [self.bin / "pgbench", "-h", self.dir / "socket", "-U", job.user, "-n", "-f", path, "--random-seed=1",
-                   "-M", "prepared" if job.prepared else "simple", "-Dfirst=1", "-Dn=0", f"-Dbase={self.runs}000000",
+                   "-M", "prepared" if job.prepared else "simple", "-Dfirst=1", "-Dn=0", f"-Dbase={self.runs}000000", f"-Dtenant={TENANT}",
                    *options, job.database]
         done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         if done.returncode or "ERROR" in done.stderr:

@@ -1,5 +1,6 @@
 """What is compared (variants), doing what (statements), and the pgbench script of each pair."""
 
+import re
 from dataclasses import dataclass
 
 TENANT = "tnt_1000000000000007"
@@ -9,11 +10,11 @@ SCAN_ROWS = 50_000
 
 @dataclass(frozen=True)
 class Variant:
-    name: str  # also the schema of its tables
+    schema: str  # where its tables are
     title: str
     setting: str  # what names the tenant
     protection: str  # SQL for one table
-    literal: bool = False  # the statement names the tenant itself
+    tenant: str | None = None  # as the statement itself names it; in a prepared one, pgbench makes a parameter of :tenant
 
 
 def _policy(expression):
@@ -23,12 +24,13 @@ def _policy(expression):
         CREATE POLICY tenant ON {{table}} USING (tenant_id = {expression}) WITH CHECK (tenant_id = {expression});"""
 
 
-HAND = Variant("hand", "hand-written `WHERE`", "app.tenant", "", literal=True)
+HAND = Variant("hand", "`WHERE tenant_id = '…'`", "app.tenant", "", f"'{TENANT}'")
+PARAMETER = Variant("hand", "`WHERE tenant_id = $1`", "app.tenant", "", ":tenant")
 SETTING = Variant("setting", "`current_setting`", "app.tenant", _policy("current_setting('app.tenant')"))
 SUBSELECT = Variant("subselect", "`(SELECT current_setting)`", "app.tenant", _policy("(SELECT current_setting('app.tenant'))"))
 UNCHECKED = Variant("unchecked", "amp, no role check", "amp.tenant_id", "SELECT amp.protect('{table}', read => NULL, write => NULL);")
 AMP = Variant("checked", "**amp**", "amp.tenant_id", "SELECT amp.protect('{table}');")
-PLAIN = [HAND, SETTING, SUBSELECT]
+PLAIN = [HAND, PARAMETER, SETTING, SUBSELECT]
 EXTENSION = [UNCHECKED, AMP]
 
 
@@ -46,22 +48,22 @@ class Statement:
     per: int = 1  # what one execution is divided by
 
 
-POINT = "SELECT body FROM {s}.item WHERE [[tenant_id = '{tenant}' AND ]]id = :id;"
-SCAN = "SELECT sum(amount) FROM {s}.%s[[ WHERE tenant_id = '{tenant}']];"
+POINT = "SELECT body FROM {s}.item WHERE [[tenant_id = {tenant} AND ]]id = :id;"
+SCAN = "SELECT sum(amount) FROM {s}.%s[[ WHERE tenant_id = {tenant}]];"
 NO_INDEX = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off;"
 
 STATEMENTS = [
     Statement("point", "point read, prepared", POINT, 1.05),
     Statement("point-simple", "point read, simple protocol", POINT, 1.05, prepared=False),
     Statement("range", "index range, 100 rows",
-              "SELECT sum(amount) FROM {s}.item WHERE [[tenant_id = '{tenant}' AND ]]id BETWEEN :id AND :last;", 1.05),
+              "SELECT sum(amount) FROM {s}.item WHERE [[tenant_id = {tenant} AND ]]id BETWEEN :id AND :last;", 1.05),
     Statement("join", "join of two tables, 100 rows with 50",
               "SELECT sum(item.amount * note.weight) FROM {s}.item JOIN {s}.note ON note.item_id = item.id"
-              " WHERE [[item.tenant_id = '{tenant}' AND note.tenant_id = '{tenant}' AND ]]item.id BETWEEN :id AND :last;", 1.05),
+              " WHERE [[item.tenant_id = {tenant} AND note.tenant_id = {tenant} AND ]]item.id BETWEEN :id AND :last;", 1.05),
     Statement("scan", "full scan of all tenants' rows, per row", SCAN % "log", 1.05, "", NO_INDEX, executions=(1, 4), per=SCAN_ROWS),
     Statement("scan-own", "full scan of own rows only, per row", SCAN % "own", 1.05, "", NO_INDEX, executions=(1, 4), per=SCAN_ROWS),
     Statement("insert", "insert, prepared",
-              "INSERT INTO {s}.item ([[tenant_id, ]]id, amount, body) VALUES ([['{tenant}', ]]:id, 1, 'one more row');",
+              "INSERT INTO {s}.item ([[tenant_id, ]]id, amount, body) VALUES ([[{tenant}, ]]:id, 1, 'one more row');",
               None, "\\set n :n + 1\n\\set id :base + :n", executions=(20, 420)),
     Statement("pooled", "pooled transaction, prepared", POINT, 1.10, pooled=True),
     Statement("pooled-simple", "pooled transaction, simple protocol", POINT, 1.10, pooled=True, prepared=False),
@@ -80,18 +82,16 @@ class Job:
     per: int = 1
 
 
-def text(sql, variant, tenant=TENANT):
+def text(sql, variant, tenant=None):
     """The statement as this variant's user writes it."""
-    for part in sql.split("[[")[1:]:
-        part = part.split("]]")[0]
-        sql = sql.replace(f"[[{part}]]", part if variant.literal else "")
-    return sql.format(s=variant.name, tenant=tenant)
+    sql = re.sub(r"\[\[(.*?)\]\]", r"\1" if variant.tenant else "", sql)
+    return sql.format(s=variant.schema, tenant=tenant or variant.tenant)
 
 
 def job(statement, variant):
     """A script that, on its connection's first round, sets the context and reads the tenant's rows into memory."""
     sql = text(statement.sql, variant)
-    warm = text("SELECT count(body) FROM {s}.item WHERE [[tenant_id = '{tenant}' AND ]]id <= 1900;", variant)
+    warm = text("SELECT count(body) FROM {s}.item WHERE [[tenant_id = {tenant} AND ]]id <= 1900;", variant)
     if statement.pooled:
         begin, end = f"BEGIN;\nSET LOCAL {variant.setting} = '{TENANT}';\n", "\nCOMMIT;"
         first, sql = begin + warm + end, begin + sql + end

@@ -24,7 +24,12 @@ pub(crate) unsafe fn setting_memory(size: usize) -> *mut c_void {
 
 /// The executor's run hook, whose arguments PostgreSQL 18 shortened.
 pub(crate) mod executor_run {
+    use crate::backend::Local;
     use pgrx::pg_sys;
+    use std::cell::Cell;
+
+    /// What runs before a query does.
+    pub(crate) type Before = unsafe fn(*mut pg_sys::QueryDesc);
 
     unsafe extern "C-unwind" {
         #[cfg(not(feature = "pg18"))]
@@ -38,13 +43,11 @@ pub(crate) mod executor_run {
         fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
     }
 
-    static NEXT: crate::backend::Local<std::cell::Cell<pg_sys::ExecutorRun_hook_type>> =
-        crate::backend::Local::new(std::cell::Cell::new(None));
-    static BEFORE: crate::backend::Local<std::cell::Cell<Option<unsafe fn(*mut pg_sys::QueryDesc)>>> =
-        crate::backend::Local::new(std::cell::Cell::new(None));
+    static NEXT: Local<Cell<pg_sys::ExecutorRun_hook_type>> = Local::new(Cell::new(None));
+    static BEFORE: Local<Cell<Option<Before>>> = Local::new(Cell::new(None));
 
     /// Puts `before` in front of every execution of a query, fetches from a cursor included.
-    pub(crate) fn install(before: unsafe fn(*mut pg_sys::QueryDesc)) {
+    pub(crate) fn install(before: Before) {
         BEFORE.set(Some(before));
         // SAFETY: called once, from _PG_init, on the backend's thread.
         unsafe {
