@@ -28,7 +28,7 @@ GRANT EXECUTE ON FUNCTION
     amp.qualified(regclass), amp.descendants(regclass), amp.policies(regclass, name, text, text, text, text, text),
     amp.plain_foreign_keys(regclass),
     amp.compose_foreign_key(name, regclass, regclass, name, name, name[], name[], text, boolean),
-    amp.foreign_indexes(regclass, name), amp.has_tenant_index(regclass, name),
+    amp.foreign_indexes(regclass, name), amp.has_tenant_index(regclass, name), amp.rebuild_indexes(regclass, name, boolean),
     amp.refuse_truncate(), amp.count_inserted()
     TO PUBLIC;
 

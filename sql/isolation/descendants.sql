@@ -40,5 +40,6 @@ $$;
 COMMENT ON FUNCTION amp.forget_dropped() IS 'Event trigger: takes dropped tables and schemas out of the registry.';
 
 CREATE EVENT TRIGGER amp_protect_descendants ON ddl_command_end
-    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE') EXECUTE FUNCTION amp.protect_descendants();
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA')
+    EXECUTE FUNCTION amp.protect_descendants();
 CREATE EVENT TRIGGER amp_forget_dropped ON sql_drop EXECUTE FUNCTION amp.forget_dropped();

@@ -74,3 +74,33 @@ CREATE FUNCTION amp.has_tenant_index(relation regclass, tenant_column name) RETU
         WHERE x.indrelid = relation AND x.indisvalid AND x.indpred IS NULL AND x.indkey[0] = t.attnum)
 $$;
 COMMENT ON FUNCTION amp.has_tenant_index(regclass, name) IS 'Internal: whether a whole B-tree index is led by the tenant column.';
+
+CREATE FUNCTION amp.rebuild_indexes(relation regclass, tenant_column name, fix boolean)
+    RETURNS TABLE (status text, object text, what text, remedy text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found record;
+BEGIN
+    FOR found IN SELECT f.* FROM amp.foreign_indexes(relation, tenant_column) f ORDER BY f.index::text LOOP
+        object := CASE WHEN found.constraint_name IS NULL THEN format('index %s', found.index)
+                  ELSE format('constraint %I of %s', found.constraint_name, relation) END;
+        status := 'left'; what := found.what; remedy := found.rebuild;
+        IF fix AND remedy IS NOT NULL THEN
+            BEGIN
+                EXECUTE remedy;
+                status := 'done'; what := 'tenant put in front'; remedy := NULL;
+            EXCEPTION
+                WHEN dependent_objects_still_exist THEN
+                    what := what || '; a foreign key of an unprotected table needs it';
+                    remedy := 'Protect that table with fix => true: it rebuilds this key, too.';
+                WHEN undefined_object THEN
+                    what := what || '; ' || SQLERRM;
+                    remedy := 'CREATE EXTENSION btree_gist, then protect the table again with fix => true.';
+            END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION amp.rebuild_indexes(regclass, name, boolean) IS
+'Internal: reports the keys and indexes that tell about other tenants, and with fix rebuilds those that it can.';

@@ -163,8 +163,8 @@ DECLARE
     policy record;
     foreign_key record;
     foreign_keys jsonb[] := '{}';
-    foreign_index record;
     child regclass;
+    parent regclass;
     nulls bigint;
 BEGIN
     IF spend THEN
@@ -234,26 +234,17 @@ BEGIN
         foreign_keys := foreign_keys || to_jsonb(foreign_key);
     END LOOP;
 
-    FOR foreign_index IN SELECT f.* FROM amp.foreign_indexes(relation, tenant_column) f ORDER BY f.index::text LOOP
-        object := CASE WHEN foreign_index.constraint_name IS NULL THEN format('index %s', foreign_index.index)
-                  ELSE format('constraint %I of %s', foreign_index.constraint_name, relation) END;
-        status := 'left'; what := foreign_index.what; remedy := foreign_index.rebuild;
-        IF fix AND remedy IS NOT NULL THEN
-            BEGIN
-                EXECUTE remedy;
-                status := 'done'; what := 'tenant put in front'; remedy := NULL;
-            EXCEPTION
-                WHEN dependent_objects_still_exist THEN
-                    what := what || '; a foreign key of an unprotected table needs it';
-                    remedy := 'Protect that table, then protect this one again with fix => true.';
-                WHEN undefined_object THEN
-                    what := what || '; ' || SQLERRM;
-                    remedy := 'CREATE EXTENSION btree_gist, then protect the table again with fix => true.';
-            END;
-        END IF;
-        RETURN NEXT;
-    END LOOP;
-    remedy := NULL;
+    RETURN QUERY SELECT r.* FROM amp.rebuild_indexes(relation, tenant_column, fix) r;
+    -- Now that these foreign keys are off, the keys on their other end can be rebuilt, too.
+    IF fix THEN
+        FOR parent IN
+            SELECT DISTINCT (u.document ->> 'parent')::regclass FROM unnest(foreign_keys) u(document)
+            WHERE (u.document ->> 'parent')::regclass <> relation
+        LOOP
+            RETURN QUERY SELECT r.* FROM amp.protected_tables p, amp.rebuild_indexes(parent, p.tenant_column, true) r
+                         WHERE p.relation = parent AND r.status = 'done';
+        END LOOP;
+    END IF;
 
     FOR foreign_key IN
         SELECT r.* FROM unnest(foreign_keys) AS u(document), jsonb_to_record(u.document) AS r(
@@ -450,13 +441,11 @@ BEGIN
     WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
       AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
       AND NOT EXISTS (SELECT FROM amp.shared_tables s WHERE s.relation = c.oid);
-    -- Twice when keys are rebuilt: the first time a table may still be needed by one that is not protected yet.
-    IF fix THEN
-        FOREACH relation IN ARRAY coalesce(roots, '{}') LOOP
-            CONTINUE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column);
-            RETURN QUERY SELECT p.* FROM amp.protect(relation, tenant_column, read, write) p WHERE p.status = 'done';
-        END LOOP;
-    END IF;
+    -- All of them are noted first, so that each finds the others protected and no foreign key is in the way of a key.
+    PERFORM amp.assert_table(r), amp.tenant_function(r, tenant_column),
+            amp.register_protection(r, tenant_column, read, write, write, write)
+    FROM unnest(roots) r
+    WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r AND a.attname = tenant_column AND NOT a.attisdropped);
     FOREACH relation IN ARRAY coalesce(roots, '{}') LOOP
         IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column AND NOT a.attisdropped) THEN
             RETURN QUERY SELECT p.* FROM amp.protect(relation, tenant_column, read, write, fix => protect_schema.fix) p;

@@ -19,7 +19,9 @@ BEGIN
             HINT = 'Choose from admin, operator and viewer; tenants put it into their own roles with amp.define_role().';
     END IF;
     INSERT INTO amp.permissions (name, description, roles)
-    VALUES (register_permission.name, register_permission.description, register_permission.roles)
+    -- An admin holds everything: he could not give a role that holds what he lacks.
+    VALUES (register_permission.name, register_permission.description,
+            ARRAY(SELECT DISTINCT r FROM unnest(register_permission.roles || 'admin'::text) r ORDER BY r))
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('permission "%s" is registered already', name),
@@ -28,7 +30,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.register_permission(text, text, text[]) IS
-'Operator: adds a permission of the application''s own; roles are the built-in ones that hold it. Errors: TN004, 22023 bad name, description or roles, 23505 registered already.';
+'Operator: adds a permission of the application''s own; roles are the built-in ones that hold it; admin always does. Errors: TN004, 22023 bad name, description or roles, 23505 registered already.';
 
 CREATE FUNCTION amp.role_permissions(tenant_id text, role text) RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

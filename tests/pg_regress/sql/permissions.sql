@@ -155,3 +155,21 @@ SELECT amp.invite_user('pview@p.example', 'local');
 \echo :SQLSTATE
 SELECT amp.drop_role('local');
 \echo :SQLSTATE
+
+-- In a loop each question has its own answer.
+SET amp.user_id = 'user_vic';
+DO $$
+DECLARE
+    asked text;
+    answers text;
+BEGIN
+    FOREACH asked IN ARRAY ARRAY['content.view', 'users.manage', 'analytics.view', 'missions.create'] LOOP
+        answers := concat_ws(', ', answers, asked || ' ' || amp.has_permission(asked));
+    END LOOP;
+    RAISE NOTICE '%', answers;
+    FOREACH asked IN ARRAY ARRAY['content.view', 'users.manage'] LOOP
+        PERFORM amp.require_permission(asked);
+    END LOOP;
+END
+$$;
+\echo :SQLSTATE
