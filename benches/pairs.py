@@ -5,7 +5,7 @@ import statistics
 
 import workload
 
-STATEMENTS = ["point", "range", "join", "insert", "pooled"]
+STATEMENTS = ["point", "range", "join", "pooled", "insert"]
 ROUNDS = 5
 
 

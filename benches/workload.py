@@ -62,11 +62,11 @@ STATEMENTS = [
               " WHERE [[item.tenant_id = {tenant} AND note.tenant_id = {tenant} AND ]]item.id BETWEEN :id AND :last;", 1.05),
     Statement("scan", "full scan of all tenants' rows, per row", SCAN % "log", 1.05, "", NO_INDEX, executions=(1, 4), per=SCAN_ROWS),
     Statement("scan-own", "full scan of own rows only, per row", SCAN % "own", 1.05, "", NO_INDEX, executions=(1, 4), per=SCAN_ROWS),
+    Statement("pooled", "pooled transaction, prepared", POINT, 1.10, pooled=True),
+    Statement("pooled-simple", "pooled transaction, simple protocol", POINT, 1.10, pooled=True, prepared=False),
     Statement("insert", "insert, prepared",
               "INSERT INTO {s}.item ([[tenant_id, ]]id, amount, body) VALUES ([[{tenant}, ]]:id, 1, 'one more row');",
               None, "\\set n :n + 1\n\\set id :base + :n", executions=(20, 420)),
-    Statement("pooled", "pooled transaction, prepared", POINT, 1.10, pooled=True),
-    Statement("pooled-simple", "pooled transaction, simple protocol", POINT, 1.10, pooled=True, prepared=False),
 ]
 
 
