@@ -4,7 +4,8 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA amp FROM PUBLIC;
 
 -- Context, and what a session may ask about itself.
 GRANT EXECUTE ON FUNCTION
-    amp.tenant_id(), amp.tenant_uuid(), amp.tenant_bigint(), amp.user_id(), amp.role(), amp.context(),
+    amp.tenant_id(), amp.tenant_uuid(), amp.tenant_bigint(),
+    amp.tenant_id(text), amp.tenant_uuid(text), amp.tenant_bigint(text), amp.user_id(), amp.role(), amp.context(),
     amp.has_permission(text), amp.require_permission(text), amp.context_holds(), amp.is_operator(), amp.caller(), amp.assert_operator(),
     amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
     TO PUBLIC;

@@ -33,7 +33,8 @@ impl Id {
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len as usize]).unwrap_or_default()
+        // SAFETY: `parse` lets only ASCII in.
+        unsafe { std::str::from_utf8_unchecked(&self.bytes[..self.len as usize]) }
     }
 
     /// The 16 bytes of a uuid, if the id is its canonical text (lower case, hyphenated).

@@ -130,18 +130,23 @@ CREATE FUNCTION amp.policies(relation regclass, tenant_column name, tenant_funct
         read text, "insert" text, "update" text, "delete" text)
     RETURNS TABLE (name text, definition text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- The floor is restrictive, and so is each role check: no policy that anybody adds can widen either. Something has to
-    -- allow, or nobody sees anything: amp_allow says the same as the floor, so PostgreSQL keeps one of the two, and it goes
+    -- The floor is restrictive, and so is each role check: no policy that anybody adds can widen either. The read permission is
+    -- asked for in the floor's own comparison, which an index serves; a check of its own would run once a row. Something has
+    -- to allow, or nobody sees anything: amp_allow says the same as the floor, so PostgreSQL keeps one of the two, and it goes
     -- with the floor when the extension is dropped; a constant would stay behind alone and open the table.
-    VALUES
-        ('amp_allow', format('AS PERMISSIVE FOR ALL USING (%1$I = amp.%2$I()) WITH CHECK (true)', tenant_column, tenant_function)),
-        ('amp_tenant', format('AS RESTRICTIVE FOR ALL USING (%1$I = amp.%2$I()) WITH CHECK (%1$I = amp.%2$I())',
-                              tenant_column, tenant_function)),
-        ('amp_read', 'AS RESTRICTIVE FOR SELECT USING (' || coalesce(format('amp.has_permission(%L)', read), 'true') || ')'),
-        ('amp_insert', 'AS RESTRICTIVE FOR INSERT WITH CHECK (' || coalesce(format('amp.require_permission(%L)', "insert"), 'true') || ')'),
-        ('amp_update', format('AS RESTRICTIVE FOR UPDATE USING (%1$s) WITH CHECK (%1$s)',
-                              coalesce(format('amp.require_permission(%L)', "update"), 'amp.context_holds()'))),
-        ('amp_delete', 'AS RESTRICTIVE FOR DELETE USING (' || coalesce(format('amp.require_permission(%L)', "delete"), 'amp.context_holds()') || ')')
+    SELECT p.* FROM
+        (SELECT format('%I = amp.%I()', tenant_column, tenant_function) AS own,
+                format('%I = amp.%I(%s)', tenant_column, tenant_function, quote_literal(read)) AS readable) t,
+        LATERAL (VALUES
+            ('amp_allow', format('AS PERMISSIVE FOR ALL USING (%s) WITH CHECK (true)', t.readable)),
+            ('amp_tenant', format('AS RESTRICTIVE FOR ALL USING (%s) WITH CHECK (%s)', t.readable, t.own)),
+            ('amp_insert', 'AS RESTRICTIVE FOR INSERT WITH CHECK ('
+                           || coalesce(format('amp.require_permission(%L)', "insert"), 'true') || ')'),
+            ('amp_update', format('AS RESTRICTIVE FOR UPDATE USING (%1$s) WITH CHECK (%1$s)',
+                                  coalesce(format('amp.require_permission(%L)', "update"), 'amp.context_holds()'))),
+            ('amp_delete', 'AS RESTRICTIVE FOR DELETE USING ('
+                           || coalesce(format('amp.require_permission(%L)', "delete"), 'amp.context_holds()') || ')')
+        ) p(name, definition)
 $$;
 COMMENT ON FUNCTION amp.policies(regclass, name, text, text, text, text, text) IS 'Internal: the policies of a protected table.';
 
@@ -350,7 +355,7 @@ BEGIN
     LOOP
         status := 'done';
         FOR own IN SELECT p.polname FROM pg_policy p WHERE p.polrelid = relation
-                   AND p.polname IN ('amp_allow', 'amp_tenant', 'amp_read', 'amp_insert', 'amp_update', 'amp_delete') LOOP
+                   AND p.polname IN ('amp_allow', 'amp_tenant', 'amp_insert', 'amp_update', 'amp_delete') LOOP
             EXECUTE format('DROP POLICY %I ON %s', own.polname, amp.qualified(relation));
             object := format('policy %I on %s', own.polname, relation); what := 'dropped'; RETURN NEXT;
         END LOOP;

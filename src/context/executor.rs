@@ -18,8 +18,8 @@ unsafe extern "C-unwind" {
 
 static NEXT_START: Local<Cell<pg_sys::ExecutorStart_hook_type>> = Local::new(Cell::new(None));
 
-/// The syscache hash values of amp.tenant_id() and its twins, by which a plan says that it depends on them.
-static FUNCTIONS: Local<Cell<Option<[u32; 3]>>> = Local::new(Cell::new(None));
+/// The syscache hash values of amp.tenant_id() and its kin, by which a plan says that it depends on them.
+static FUNCTIONS: Local<Cell<Option<[u32; 6]>>> = Local::new(Cell::new(None));
 
 pub(super) fn init() {
     // SAFETY: from _PG_init, on the backend's thread.
@@ -108,31 +108,36 @@ unsafe fn depends_on_tenant(plan: &pg_sys::PlannedStmt) -> bool {
     }
 }
 
-fn tenant_functions() -> [u32; 3] {
+fn tenant_functions() -> [u32; 6] {
     let Ok(schema) = catalog::schema() else {
-        return [0; 3]; // not installed here; a hash of 0 at worst resolves a context once too often
+        return [0; 6]; // not installed here; a hash of 0 at worst resolves a context once too often
     };
-    let functions = [c"tenant_id", c"tenant_uuid", c"tenant_bigint"].map(|name| {
+    const NAMES: [&std::ffi::CStr; 3] = [c"tenant_id", c"tenant_uuid", c"tenant_bigint"];
+    let permission = [pg_sys::TEXTOID];
+    let mut functions = [0; 6];
+    for (hash, (name, arguments)) in
+        functions.iter_mut().zip(NAMES.iter().flat_map(|name| [(name, &permission[..0]), (name, &permission[..])]))
+    {
         // SAFETY: syscache look-ups with the key types that the caches declare.
         unsafe {
-            let no_arguments = pg_sys::buildoidvector(std::ptr::null(), 0);
+            let arguments = pg_sys::buildoidvector(arguments.as_ptr(), arguments.len() as _);
             let function = pg_sys::GetSysCacheOid(
                 pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as _,
                 pg_sys::Anum_pg_proc_oid as _,
                 pg_sys::Datum::from(name.as_ptr()),
-                pg_sys::Datum::from(no_arguments),
+                pg_sys::Datum::from(arguments),
                 schema.into(),
                 pg_sys::Datum::null(),
             );
-            pg_sys::GetSysCacheHashValue(
+            *hash = pg_sys::GetSysCacheHashValue(
                 pg_sys::SysCacheIdentifier::PROCOID as _,
                 function.into(),
                 pg_sys::Datum::null(),
                 pg_sys::Datum::null(),
                 pg_sys::Datum::null(),
-            )
+            );
         }
-    });
+    }
     FUNCTIONS.set(Some(functions));
     functions
 }

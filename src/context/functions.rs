@@ -10,7 +10,7 @@ use crate::id;
 use crate::tenants::permissions;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
 
 /// Exports a version-1 function under its own name.
 macro_rules! raw_function {
@@ -47,38 +47,27 @@ raw_function! {
 #[cold]
 unsafe fn resolve_tenant() -> Datum {
     // SAFETY: the caller's promise is ours.
-    unsafe {
-        guarded(|| {
-            let current = resolve::current()?;
-            // An invalidation may have come in while it was being resolved: then the pin still has the tenant's text.
-            Ok(resolve::tenant_text()
-                .or_else(|| transaction::pinned().filter(|pin| pin.tenant == current.tenant).map(|pin| pin.text))
-                .unwrap_or_else(|| transaction::pin(current.tenant).text))
-        })
-    }
+    unsafe { guarded(|| Key::Text.of(&*resolve::current()?)) }
 }
 
-/// The key made of the tenant's id, for the generation it was made for.
-static UUID: Local<Cell<(u64, usize)>> = Local::new(Cell::new((0, 0)));
+/// The uuid and the number of the pinned tenant, for the transaction and the generation that they were made in.
+static UUID: Local<UnsafeCell<[u8; 16]>> = Local::new(UnsafeCell::new([0; 16]));
+static UUID_MADE: Local<Cell<u64>> = Local::new(Cell::new(0));
 static BIGINT: Local<Cell<(u64, i64)>> = Local::new(Cell::new((0, 0)));
 
 raw_function! {
     /// `amp.tenant_uuid() → uuid`
     amp_tenant_uuid, pg_finfo_amp_tenant_uuid, |_fcinfo| {
-        let (generation, uuid) = UUID.get();
-        if generation == transaction::generation() && resolve::tenant_text().is_some() {
-            return Datum::from(uuid);
+        if UUID_MADE.get() == transaction::generation() {
+            return Datum::from(UUID.get());
         }
         // SAFETY: this frame owns nothing.
         unsafe {
             guarded(|| {
                 let current = resolve::current()?;
-                let uuid = current.tenant.as_uuid().ok_or_else(|| wrong_key(current.tenant, "uuid"))?;
-                // Lives as long as the transaction, as the text does: a scan key may hold on to it.
-                let place = pg_sys::MemoryContextAlloc(pg_sys::TopTransactionContext, uuid.len()).cast::<[u8; 16]>();
-                place.write(uuid);
-                UUID.set((transaction::generation(), place as usize));
-                Ok(Datum::from(place))
+                let uuid = Key::Uuid.of(&current)?;
+                UUID_MADE.set(if resolve::tenant_text().is_some() { transaction::generation() } else { 0 });
+                Ok(uuid)
             })
         }
     }
@@ -88,17 +77,45 @@ raw_function! {
     /// `amp.tenant_bigint() → bigint`
     amp_tenant_bigint, pg_finfo_amp_tenant_bigint, |_fcinfo| {
         let (generation, number) = BIGINT.get();
-        if generation == transaction::generation() && resolve::tenant_text().is_some() {
+        if generation == transaction::generation() {
             return Datum::from(number);
         }
         // SAFETY: this frame owns nothing.
         unsafe {
             guarded(|| {
                 let current = resolve::current()?;
-                let number = current.tenant.as_bigint().ok_or_else(|| wrong_key(current.tenant, "bigint"))?;
-                BIGINT.set((transaction::generation(), number));
-                Ok(Datum::from(number))
+                let number = Key::Bigint.of(&current)?;
+                if resolve::tenant_text().is_some() {
+                    BIGINT.set((transaction::generation(), number.value() as i64));
+                }
+                Ok(number)
             })
+        }
+    }
+}
+
+/// The type of a table's tenant column.
+#[derive(Clone, Copy)]
+enum Key {
+    Text,
+    Uuid,
+    Bigint,
+}
+
+impl Key {
+    /// The tenant as a value of this type, good until the transaction ends. Errors: 22P02.
+    fn of(self, current: &resolve::Current) -> Result<Datum, Error> {
+        let tenant = current.tenant;
+        match self {
+            Key::Text => Ok(transaction::pinned().unwrap_or_else(|| transaction::pin(tenant)).text()),
+            Key::Uuid => {
+                let uuid = tenant.as_uuid().ok_or_else(|| wrong_key(tenant, "uuid"))?;
+                // SAFETY: the backend's one thread. The value differs from the one before only in another transaction, when
+                // nothing holds the old datum any more (see `transaction::TEXT`).
+                unsafe { *UUID.get() = uuid };
+                Ok(Datum::from(UUID.get()))
+            }
+            Key::Bigint => Ok(Datum::from(tenant.as_bigint().ok_or_else(|| wrong_key(tenant, "bigint"))?)),
         }
     }
 }
@@ -190,10 +207,60 @@ fn describe() -> Result<serde_json::Value, Error> {
     }))
 }
 
-/// A permission's answer for one call site, kept in `fn_extra`.
+/// A call site's answer, kept in `fn_extra`; null is an answer, too.
+#[derive(Clone, Copy)]
 struct Remembered {
     generation: u64,
-    granted: bool,
+    answer: Option<Datum>,
+}
+
+raw_function! {
+    /// `amp.tenant_id(permission text) → text`
+    amp_tenant_id_if, pg_finfo_amp_tenant_id_if, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe { tenant_if(fcinfo, Key::Text) }
+    }
+}
+
+raw_function! {
+    /// `amp.tenant_uuid(permission text) → uuid`
+    amp_tenant_uuid_if, pg_finfo_amp_tenant_uuid_if, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe { tenant_if(fcinfo, Key::Uuid) }
+    }
+}
+
+raw_function! {
+    /// `amp.tenant_bigint(permission text) → bigint`
+    amp_tenant_bigint_if, pg_finfo_amp_tenant_bigint_if, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe { tenant_if(fcinfo, Key::Bigint) }
+    }
+}
+
+/// The tenant's key if the session holds the permission, else null: for a policy, every row or none, by one comparison that
+/// an index serves. An unregistered permission is one that nobody holds: being leakproof, it must not tell its argument.
+///
+/// # Safety
+/// `fcinfo` is the function manager's; the function is STRICT with one text argument.
+#[inline(always)]
+unsafe fn tenant_if(fcinfo: FunctionCallInfo, key: Key) -> Datum {
+    // SAFETY: by the contract above; this frame owns nothing.
+    unsafe {
+        let answer = match remembered(fcinfo) {
+            Some(answer) => answer,
+            None => guarded(|| {
+                let generation = transaction::generation();
+                let current = resolve::current()?;
+                let permission = <&str>::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
+                let answer = if current.verdict.held.contains(permission) { Some(key.of(&current)?) } else { None };
+                remember(fcinfo, Remembered { generation, answer });
+                Ok(answer)
+            }),
+        };
+        (*fcinfo).isnull = answer.is_none();
+        answer.unwrap_or(Datum::null())
+    }
 }
 
 raw_function! {
@@ -202,8 +269,8 @@ raw_function! {
         // SAFETY: this frame owns nothing; fcinfo is the function manager's.
         unsafe {
             match remembered(fcinfo) {
-                Some(granted) => Datum::from(granted),
-                None => guarded(|| Ok(Datum::from(ask(fcinfo)?.granted))),
+                Some(Some(granted)) => granted,
+                _ => guarded(|| Ok(Datum::from(ask(fcinfo)?.granted))),
             }
         }
     }
@@ -222,7 +289,7 @@ raw_function! {
             // answering from memory, so that the re-check after the wait sees it (attack K1).
             AcceptInvalidationMessages();
             match remembered(fcinfo) {
-                Some(true) => Datum::from(true),
+                Some(Some(granted)) => granted,
                 _ => guarded(|| {
                     let asked = ask(fcinfo)?;
                     if asked.granted { Ok(Datum::from(true)) } else { Err(denied(&asked)) }
@@ -251,11 +318,29 @@ raw_function! {
 /// # Safety
 /// `fcinfo` is the function manager's.
 #[inline(always)]
-unsafe fn remembered(fcinfo: FunctionCallInfo) -> Option<bool> {
-    // SAFETY: fn_extra is ours alone: null, or what `ask` put there, in a context that lives as long as flinfo.
+unsafe fn remembered(fcinfo: FunctionCallInfo) -> Option<Option<Datum>> {
+    // SAFETY: fn_extra is ours alone: null, or what `remember` put there, in a context that lives as long as flinfo.
     unsafe {
         let remembered = (*(*fcinfo).flinfo).fn_extra.cast::<Remembered>().as_ref()?;
-        (remembered.generation == transaction::generation()).then_some(remembered.granted)
+        (remembered.generation == transaction::generation()).then_some(remembered.answer)
+    }
+}
+
+/// Keeps an answer for this call site, if it is asked the same at every call.
+///
+/// # Safety
+/// `fcinfo` is the function manager's.
+unsafe fn remember(fcinfo: FunctionCallInfo, answer: Remembered) {
+    // SAFETY: by the contract above; fn_extra is ours alone.
+    unsafe {
+        let flinfo = (*fcinfo).flinfo;
+        if !asks_a_constant(flinfo) {
+            return;
+        }
+        if (*flinfo).fn_extra.is_null() {
+            (*flinfo).fn_extra = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<Remembered>());
+        }
+        (*flinfo).fn_extra.cast::<Remembered>().write(answer);
     }
 }
 
@@ -265,7 +350,7 @@ struct Asked {
     granted: bool,
 }
 
-/// Answers, and remembers the answer where the question is the same at every call.
+/// Answers, and remembers a yes: a no is rare, and `require_permission` has to name the role.
 ///
 /// # Safety
 /// `fcinfo` is the function manager's; the function is STRICT with one text argument.
@@ -280,12 +365,8 @@ unsafe fn ask(fcinfo: FunctionCallInfo) -> Result<Asked, Error> {
             return Err(Error::new(Code::UndefinedObject, format!("permission \"{permission}\" is not registered"))
                 .hint("See amp.permissions for those that are; an operator adds one with amp.register_permission()."));
         }
-        let flinfo = (*fcinfo).flinfo;
-        if asks_a_constant(flinfo) {
-            if (*flinfo).fn_extra.is_null() {
-                (*flinfo).fn_extra = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<Remembered>());
-            }
-            (*flinfo).fn_extra.cast::<Remembered>().write(Remembered { generation, granted });
+        if granted {
+            remember(fcinfo, Remembered { generation, answer: Some(Datum::from(true)) });
         }
         Ok(Asked { permission, role: current.verdict.role.clone(), granted })
     }

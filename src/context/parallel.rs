@@ -117,7 +117,8 @@ fn decode(text: &str) -> Option<Current> {
     let tenant = Id::parse(lines.next()?.as_bytes())?;
     let user = Id::parse(lines.next()?.as_bytes());
     let role = lines.next().filter(|role| !role.is_empty()).map(str::to_owned);
-    Some(Current { tenant, user, verdict: Rc::new(Verdict { role, held: lines.map(str::to_owned).collect() }) })
+    let verdict = Rc::new(Verdict { role, held: lines.map(str::to_owned).collect() });
+    Some(Current { tenant, user, verdict, epoch: 0 })
 }
 
 #[cfg(test)]
@@ -138,6 +139,7 @@ mod tests {
                     role: role.map(str::to_owned),
                     held: held.iter().map(|name| name.to_string()).collect(),
                 }),
+                epoch: 7,
             };
             let read = decode(&encode(&written)).unwrap();
             assert!(read.tenant == written.tenant && read.user == written.user);

@@ -44,6 +44,8 @@ pub(super) struct Current {
     pub(super) tenant: Id,
     pub(super) user: Option<Id>,
     pub(super) verdict: Rc<Verdict>,
+    /// The epoch in which the verdict was read; 0 in a parallel worker, which reads none.
+    pub(super) epoch: u64,
 }
 
 pub(super) fn init() {
@@ -82,24 +84,24 @@ pub(super) fn current() -> Result<Rc<Current>, Error> {
         return Ok(Rc::clone(current));
     }
     let generation = transaction::generation();
-    let current = Rc::new(if parallel::is_worker() {
-        parallel::carried().ok_or_else(|| no_context(Claimed::Nothing))?
+    let current = if parallel::is_worker() {
+        Rc::new(parallel::carried().ok_or_else(|| no_context(Claimed::Nothing))?)
     } else {
         decide()?
-    });
+    };
     let pin = match transaction::pinned() {
         Some(pin) if pin.tenant == current.tenant => pin,
         Some(pin) => return Err(pinned(pin.tenant, current.tenant)),
         None => transaction::pin(current.tenant),
     };
-    TENANT_TEXT.set(pin.text.value());
+    TENANT_TEXT.set(pin.text().value());
     *CURRENT.borrow_mut() = Some(Rc::clone(&current));
     ANSWERED_FOR.set(session::login_role());
     ANSWERED.set(generation);
     Ok(current)
 }
 
-fn decide() -> Result<Current, Error> {
+fn decide() -> Result<Rc<Current>, Error> {
     let session = session::current();
     let tenant = match settings::tenant() {
         Claimed::Id(tenant) => tenant,
@@ -118,7 +120,16 @@ fn decide() -> Result<Current, Error> {
             .detail("amp.require_user is on: a service has to name the user it acts for.")
             .hint("Run SET LOCAL amp.user_id = '…' in the transaction."));
     }
-    Ok(Current { tenant, user, verdict: verdict(tenant, user)? })
+    // Most transactions of a session are the last one's tenant and user again.
+    if let Some(last) = CURRENT.borrow().as_ref()
+        && last.epoch == EPOCH.get()
+        && last.tenant == tenant
+        && last.user == user
+    {
+        return Ok(Rc::clone(last));
+    }
+    let epoch = EPOCH.get();
+    Ok(Rc::new(Current { tenant, user, verdict: verdict(tenant, user)?, epoch }))
 }
 
 /// Decides a claim at the moment it is made. Errors: as [`current`], without the pin, which is checked at use.

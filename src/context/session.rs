@@ -37,10 +37,15 @@ unsafe extern "C-unwind" fn on_role_change(_arg: pg_sys::Datum, _cache: i32, _ha
     transaction::advance();
 }
 
+unsafe extern "C-unwind" {
+    // Not through pgrx's guards, for it is called at every statement and cannot fail.
+    fn GetSessionUserId() -> pg_sys::Oid;
+}
+
 /// The login role, as an object id.
 pub(super) fn login_role() -> pg_sys::Oid {
     // SAFETY: reads a variable of the backend.
-    unsafe { pg_sys::GetSessionUserId() }
+    unsafe { GetSessionUserId() }
 }
 
 /// The login role's name, for messages.

@@ -4,9 +4,9 @@
 //! what was read under the first tenant has been read.
 
 use crate::backend::Local;
-use crate::id::Id;
+use crate::id::{Id, MAX_LEN};
 use pgrx::pg_sys;
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 
 /// Counts this backend's transactions; a 64-bit number does not come round.
@@ -17,12 +17,29 @@ static GENERATION: Local<Cell<u64>> = Local::new(Cell::new(1));
 
 static PIN: Local<Cell<Option<Pin>>> = Local::new(Cell::new(None));
 
-/// The tenant of this transaction, with its text as a datum that lives as long as the transaction.
+/// The pinned tenant's id as PostgreSQL's text: a length word, then the bytes. Kept here and not allocated, for it is read in
+/// every row. It changes only when another transaction pins, and then every portal and plan state that may hold the datum is
+/// gone: they end with their transaction.
+static TEXT: Local<UnsafeCell<Text>> = Local::new(UnsafeCell::new(Text { header: 0, bytes: [0; MAX_LEN] }));
+
+#[repr(C)]
+struct Text {
+    header: u32,
+    bytes: [u8; MAX_LEN],
+}
+
+/// The tenant of this transaction.
 #[derive(Clone, Copy)]
 pub(super) struct Pin {
     serial: u64,
     pub(super) tenant: Id,
-    pub(super) text: pg_sys::Datum,
+}
+
+impl Pin {
+    /// The tenant's id as a datum, good until the transaction ends.
+    pub(super) fn text(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(TEXT.get())
+    }
 }
 
 pub(super) fn init() {
@@ -52,15 +69,14 @@ pub(super) fn pinned() -> Option<Pin> {
 
 /// Pins `tenant` for the rest of this transaction.
 pub(super) fn pin(tenant: Id) -> Pin {
-    // SAFETY: a function is being executed, so a transaction is running and its memory context exists. The text is freed with
-    // it, after every portal and plan that may hold the datum is gone.
-    let text = unsafe {
-        let caller = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
-        let text = pg_sys::cstring_to_text_with_len(tenant.as_str().as_ptr().cast(), tenant.as_str().len() as _);
-        pg_sys::MemoryContextSwitchTo(caller);
-        pg_sys::Datum::from(text)
-    };
-    let pin = Pin { serial: SERIAL.get(), tenant, text };
+    let id = tenant.as_str().as_bytes();
+    // SAFETY: the backend's one thread; nothing holds a reference to the text, only datums of transactions that have ended.
+    unsafe {
+        let text = &mut *TEXT.get();
+        text.bytes[..id.len()].copy_from_slice(id);
+        pgrx::varlena::set_varsize_4b(TEXT.get().cast(), (size_of::<u32>() + id.len()) as i32);
+    }
+    let pin = Pin { serial: SERIAL.get(), tenant };
     PIN.set(Some(pin));
     pin
 }
