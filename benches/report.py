@@ -42,9 +42,9 @@ def tables(server, rows, variants, counted, timed, grown):
 
     if grown:
         first = next(iter(grown.values()))
-        parts.append("Instructions per pooled transaction, by the number of tenants:\n\n" + _table(
-            ["tenants"] + [f"{v.title}, {'a new tenant each time' if new else 'one tenant'}" for v, new in first],
-            [[f"{size:,}"] + [_number(cost) for cost in costs.values()] for size, costs in grown.items()]))
+        parts.append("Instructions per pooled transaction, by the number of tenants and of protected tables:\n\n" + _table(
+            ["tenants", "tables"] + [f"{v.title}, {'a new tenant each time' if new else 'one tenant'}" for v, new in first],
+            [[f"{number:,}" for number in size] + [_number(cost) for cost in costs.values()] for size, costs in grown.items()]))
     return "\n\n".join(parts)
 
 

@@ -141,11 +141,11 @@ CREATE FUNCTION amp.policies(relation regclass, tenant_column name, tenant_funct
             ('amp_allow', format('AS PERMISSIVE FOR ALL USING (%s) WITH CHECK (true)', t.readable)),
             ('amp_tenant', format('AS RESTRICTIVE FOR ALL USING (%s) WITH CHECK (%s)', t.readable, t.own)),
             ('amp_insert', 'AS RESTRICTIVE FOR INSERT WITH CHECK ('
-                           || coalesce(format('amp.require_permission(%L)', "insert"), 'true') || ')'),
+                           || coalesce('amp.require_permission(' || quote_literal("insert") || ')', 'true') || ')'),
             ('amp_update', format('AS RESTRICTIVE FOR UPDATE USING (%1$s) WITH CHECK (%1$s)',
-                                  coalesce(format('amp.require_permission(%L)', "update"), 'amp.context_holds()'))),
+                                  coalesce('amp.require_permission(' || quote_literal("update") || ')', 'amp.context_holds()'))),
             ('amp_delete', 'AS RESTRICTIVE FOR DELETE USING ('
-                           || coalesce(format('amp.require_permission(%L)', "delete"), 'amp.context_holds()') || ')')
+                           || coalesce('amp.require_permission(' || quote_literal("delete") || ')', 'amp.context_holds()') || ')')
         ) p(name, definition)
 $$;
 COMMENT ON FUNCTION amp.policies(regclass, name, text, text, text, text, text) IS 'Internal: the policies of a protected table.';
