@@ -42,9 +42,9 @@ WHERE p.pronamespace = 'amp'::regnamespace AND l.lanname <> 'c'
 -- Functions in C run with the caller's rights.
 SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
 WHERE p.pronamespace = 'amp'::regnamespace AND l.lanname = 'c' AND p.prosecdef ORDER BY 1;
--- The three that every policy calls are stable, leakproof and parallel safe, and no other is leakproof.
+-- Those that every policy calls are stable, leakproof and parallel safe, and no other is leakproof.
 SELECT p.oid::regprocedure, p.provolatile, p.proparallel FROM pg_proc p
-WHERE p.pronamespace = 'amp'::regnamespace AND p.proleakproof ORDER BY p.proname;
+WHERE p.pronamespace = 'amp'::regnamespace AND p.proleakproof ORDER BY p.oid::regprocedure::text;
 -- All belong to the extension: none does not.
 SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'amp'::regnamespace AND NOT EXISTS (
     SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e') ORDER BY 1;

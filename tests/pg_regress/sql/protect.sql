@@ -9,8 +9,8 @@ SELECT amp.create_tenant('Upper', 'protect-upper', id => '22222222-AAAA-4222-822
 SELECT amp.create_tenant('Zero', 'protect-zero', id => '007') ->> 'id' AS id;
 SELECT amp.register_permission('protect.read', 'Read', '{admin,operator}');
 SELECT amp.register_permission('protect.insert', 'Insert', '{admin}');
-SELECT amp.register_permission('protect.update', 'Update', '{operator}');
-SELECT amp.register_permission('protect.delete', 'Delete', '{viewer}');
+SELECT amp.register_permission('protect.update', 'Update', '{admin,operator}');
+SELECT amp.register_permission('protect.delete', 'Delete', '{admin,viewer}');
 \connect - regress_owner
 CREATE SCHEMA protect;
 GRANT USAGE ON SCHEMA protect TO PUBLIC;
@@ -19,7 +19,7 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA protect GRANT SELECT, INSERT, UPDATE, DELETE 
 -- The report says what was done; done again, it says that it is there.
 CREATE TABLE protect.missions (tenant_id text DEFAULT 'nobody', id int, title text, UNIQUE (title));
 SELECT status, object, what, remedy FROM amp.protect('protect.missions');
-SELECT status, count(*) FROM amp.protect('protect.missions') GROUP BY status ORDER BY status;
+SELECT DISTINCT status FROM amp.protect('protect.missions') WHERE object NOT LIKE 'constraint%';
 SELECT status, what FROM amp.protect('protect.missions') WHERE status <> 'kept';
 
 -- What the catalogs say then.
@@ -76,7 +76,7 @@ DROP POLICY amp_tenant ON protect.missions;
 ALTER TABLE protect.missions DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY, ALTER tenant_id DROP NOT NULL, ALTER tenant_id DROP DEFAULT;
 ALTER TABLE protect.missions DISABLE TRIGGER amp_truncate;
 SELECT status, object, what FROM amp.protect('protect.missions') WHERE status = 'done';
-SELECT status, count(*) FROM amp.protect('protect.missions') GROUP BY status ORDER BY status;
+SELECT DISTINCT status FROM amp.protect('protect.missions') WHERE object NOT LIKE 'constraint%';
 
 -- A table keyed by uuid, by bigint, by varchar, by another column's name.
 CREATE TABLE protect.by_uuid (org uuid, id int);
@@ -116,29 +116,39 @@ SELECT status, object, what FROM amp.protect('protect.verbs', read => 'protect.r
 SET amp.tenant_id = 'alpha';
 INSERT INTO protect.verbs VALUES ('alpha', 1), ('alpha', 2);
 SET amp.user_id = 'user_ann';
-SELECT count(*) FROM protect.verbs;
 INSERT INTO protect.verbs (id) VALUES (3);
-UPDATE protect.verbs SET id = 4 WHERE id = 3;
-\echo :SQLSTATE
-DELETE FROM protect.verbs WHERE id = 3;
-\echo :SQLSTATE
-SET amp.user_id = 'user_olga';
 UPDATE protect.verbs SET id = 4 WHERE id = 3 RETURNING id;
-INSERT INTO protect.verbs (id) VALUES (5);
+SET amp.user_id = 'user_olga';
+UPDATE protect.verbs SET id = 5 WHERE id = 4 RETURNING id;
+INSERT INTO protect.verbs (id) VALUES (6);
 \echo :SQLSTATE
-DELETE FROM protect.verbs;
+DELETE FROM protect.verbs WHERE id = 5;
 \echo :SQLSTATE
 SET amp.user_id = 'user_vic';
 SELECT count(*) FROM protect.verbs;
-SELECT count(*) FROM protect.verbs WHERE id = 4;
--- He deletes what he cannot see, as PostgreSQL has it: by no condition but the tenant's.
-DELETE FROM protect.verbs WHERE id = 4;
-RESET amp.user_id;
-SELECT count(*) FROM protect.verbs;
-SET amp.user_id = 'user_vic';
+SELECT count(*) FROM protect.verbs WHERE id = 5;
+INSERT INTO protect.verbs (id) VALUES (6);
+\echo :SQLSTATE
+-- What he cannot see he cannot delete, though he may delete.
 DELETE FROM protect.verbs;
-RESET amp.user_id;
+SET amp.user_id = 'user_ann';
 SELECT count(*) FROM protect.verbs;
+DELETE FROM protect.verbs WHERE id = 5 RETURNING id;
+
+-- NULL asks for no permission: every member may.
+\connect - regress_owner
+CREATE TABLE protect.free (tenant_id text, id int);
+SELECT count(*) > 0 AS protected FROM amp.protect('protect.free', read => NULL, write => NULL);
+SELECT read_permission IS NULL AND insert_permission IS NULL AND update_permission IS NULL AND delete_permission IS NULL AS none
+FROM amp.protected_tables WHERE relation = 'protect.free'::regclass;
+\connect - regress_service
+SET amp.tenant_id = 'alpha';
+SET amp.user_id = 'user_vic';
+INSERT INTO protect.free (id) VALUES (1) RETURNING tenant_id;
+UPDATE protect.free SET id = 2 RETURNING id;
+INSERT INTO protect.free VALUES ('beta', 1);
+\echo :SQLSTATE
+DELETE FROM protect.free RETURNING id;
 
 -- A viewer reads, and writes by no verb.
 SET amp.user_id = 'user_vic';
