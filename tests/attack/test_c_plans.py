@@ -1,0 +1,227 @@
+"""C. Plans and execution: cached plans across tenants, leaky functions, error probes, parallel workers, odd scans.
+
+Not tested: C11 (xmin, ctid of one's own rows; documented). Waiting: LEAKPROOF functions and min. server version (doctor).
+"""
+
+import pytest
+
+from harness import raises
+from world import MINE, THEIRS, column, notes, snapshot
+
+
+
+@pytest.fixture(params=["plain", "amp"])
+def world(request):
+    """Attacks that plain PostgreSQL stops as well: (database, name of the setting)."""
+    return request.getfixturevalue(request.param), {"plain": "app.tenant", "amp": "amp.tenant_id"}[request.param]
+
+
+@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan", "auto"])
+def test_C1_prepared_statement_across_tenants(world, mode):
+    """One prepared statement, executed as one tenant and then as the other."""
+    database, name = world
+    with database.connect("amp_svc") as svc:
+        svc.execute(f"SET plan_cache_mode = {mode}; PREPARE q AS SELECT note FROM orders WHERE amount > $1")
+        for tenant, expected in [("t1", MINE), ("t2", THEIRS)] * 8:
+            svc.execute(f"SET {name} = '{tenant}'")
+            assert column(svc, "EXECUTE q(0)") == expected
+            assert sorted(row[0] for row in svc.execute("SELECT note FROM orders", prepare=True)) == expected
+
+
+def test_C1_prepared_statement_without_context(amp):
+    """A plan made under a tenant is executed when none is set, or the tenant is suspended."""
+    with amp.connect("amp_svc") as svc, amp.connect("amp_ops") as ops:
+        svc.execute("SET plan_cache_mode = force_generic_plan; PREPARE q AS SELECT note FROM orders; SET amp.tenant_id = 't1'")
+        assert column(svc, "EXECUTE q") == MINE
+        ops.execute("SELECT amp.suspend_tenant('t1')")
+        with raises("TN002"):
+            svc.execute("EXECUTE q")
+        svc.execute("RESET amp.tenant_id")
+        with raises("TN001"):
+            svc.execute("EXECUTE q")
+
+
+def test_C1_plpgsql_plans_and_simple_expressions(amp):
+    """PL/pgSQL keeps plans and evaluates simple expressions without the executor: across tenants, users and none."""
+    with amp.connect("amp_ops") as ops:
+        viewer = ops.execute("SELECT amp.invite_user('v@example.com', 'viewer', 't2') ->> 'id'").fetchone()[0]
+    with amp.connect("amp_svc") as svc:
+        svc.execute("""
+            CREATE FUNCTION pg_temp.look() RETURNS text LANGUAGE plpgsql AS $$
+            DECLARE tenant text := amp.tenant_id(); may boolean[]; wanted text; n bigint;
+            BEGIN
+                FOREACH wanted IN ARRAY ARRAY['content.view', 'missions.create', 'users.manage'] LOOP
+                    may := may || amp.has_permission(wanted);
+                END LOOP;
+                SELECT count(*) INTO n FROM orders;
+                RETURN concat_ws(' ', tenant, may, n);
+            END $$""")
+        for _ in range(6):
+            svc.execute("RESET amp.user_id; SET amp.tenant_id = 't1'")
+            assert column(svc, "SELECT pg_temp.look()") == ["t1 {t,t,f} 2"]
+            svc.execute(f"SET amp.tenant_id = 't2'; SET amp.user_id = '{viewer}'")
+            assert column(svc, "SELECT pg_temp.look()") == ["t2 {t,f,f} 3"]
+        svc.execute("RESET ALL")
+        with raises("TN001"):
+            svc.execute("SELECT pg_temp.look()")
+
+
+def test_C2_tenant_function_is_not_folded_into_plans(plain, amp):
+    """A policy function declared IMMUTABLE becomes a constant of the cached plan."""
+    with plain.connect("amp_owner") as owner:
+        owner.execute("""
+            CREATE FUNCTION tenant() RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN current_setting('app.tenant'); END $$;
+            DROP POLICY tenant ON orders; CREATE POLICY tenant ON orders USING (tenant_id = tenant())""")
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET plan_cache_mode = force_generic_plan; PREPARE q AS SELECT note FROM orders; SET app.tenant = 't2'")
+        assert column(svc, "EXECUTE q") == THEIRS
+        svc.execute("SET app.tenant = 't1'")
+        assert column(svc, "EXECUTE q") == THEIRS
+    with amp.connect() as admin:
+        assert column(admin, """
+            SELECT DISTINCT p.provolatile::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
+            WHERE d.classid = 'pg_policy'::regclass AND d.refclassid = 'pg_proc'::regclass""") == ["s"]
+
+
+def test_C3_role_of_the_user_changes_under_a_plan(amp):
+    """One plan, one tenant: an admin's and then a viewer's."""
+    with amp.connect("amp_ops") as ops:
+        admin, viewer = (ops.execute(f"SELECT amp.invite_user('{role}@example.com', '{role}', 't1') ->> 'id'").fetchone()[0]
+                         for role in ("admin", "viewer"))
+    with amp.connect("amp_svc") as svc, amp.connect("amp_ops") as ops:
+        svc.execute("SET plan_cache_mode = force_generic_plan; SET amp.tenant_id = 't1'")
+        svc.execute("PREPARE w AS UPDATE orders SET amount = amount WHERE id = 11")
+        svc.execute(f"SET amp.user_id = '{admin}'")
+        assert svc.execute("EXECUTE w").rowcount == 1
+        svc.execute(f"SET amp.user_id = '{viewer}'")
+        with raises("TN004"):
+            svc.execute("EXECUTE w")
+        ops.execute("SELECT amp.set_user_role(%s, 'operator', 't1')", [viewer])
+        assert svc.execute("EXECUTE w").rowcount == 1
+        ops.execute("SELECT amp.remove_user(%s, 't1')", [viewer])
+        with raises("TN003"):
+            svc.execute("EXECUTE w")
+
+
+def test_C4_leaky_function_below_the_policy(world):
+    """A cheap function in WHERE that tells what it is given."""
+    database, name = world
+    heard = []
+    with database.connect("amp_svc") as svc:
+        svc.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+        svc.execute("""
+            CREATE FUNCTION pg_temp.leak(text) RETURNS boolean COST 0.0000001 LANGUAGE plpgsql AS
+            $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$""")
+        svc.execute(f"SET {name} = 't1'")
+        for query in ("SELECT FROM orders WHERE pg_temp.leak(note)",
+                      "SELECT FROM orders o JOIN parents p ON pg_temp.leak(p.name) WHERE pg_temp.leak(o.note)",
+                      "UPDATE orders SET amount = amount WHERE pg_temp.leak(note)",
+                      "SELECT FROM orders WHERE pg_temp.leak(note) FOR UPDATE",
+                      "SELECT count(*) FILTER (WHERE pg_temp.leak(note)) FROM orders HAVING bool_and(pg_temp.leak('x'))"):
+            svc.execute(query)
+        with raises("42501"):
+            svc.execute("CREATE FUNCTION pg_temp.quiet(text) RETURNS boolean LEAKPROOF LANGUAGE sql AS 'SELECT true'")
+    assert set(heard) == {*MINE, "one", "x"}
+
+
+def test_C7_error_probe(world):
+    """A division by zero or a failing cast that only a hidden row would cause."""
+    database, name = world
+    with database.connect("amp_svc") as svc:
+        svc.execute(f"SET {name} = 't1'")
+        for probe in "1 / (amount - 1) IS NOT NULL", "(CASE note WHEN 'secret' THEN 'x' ELSE '1' END)::int = 1":
+            assert notes(svc) == column(svc, f"SELECT note FROM orders WHERE {probe}") == MINE
+
+
+def test_C8_constant_error(world):
+    """1/0 beside a condition on a hidden row, and on one that does not exist: the same error."""
+    database, name = world
+    with database.connect("amp_svc") as svc:
+        svc.execute(f"SET {name} = 't1'")
+        for id_ in 21, 999:
+            with raises("22012"):
+                svc.execute(f"SELECT FROM orders WHERE id = {id_} AND 1 / 0 = 1")
+
+
+ODD_SCANS = [
+    "SELECT note FROM orders WHERE ctid = ANY (SELECT format('(0,%s)', n)::tid FROM generate_series(1, 20) n)",
+    "SELECT note FROM orders WHERE ctid >= '(0,0)'",
+    "SELECT note FROM orders TABLESAMPLE SYSTEM (100)",
+    "SELECT note FROM orders TABLESAMPLE BERNOULLI (100)",
+    "SELECT note FROM ONLY orders",
+    "SELECT note FROM orders FOR UPDATE",
+    "SELECT note FROM orders FOR KEY SHARE SKIP LOCKED",
+    "SELECT (o).note FROM orders o",
+    "SELECT (row_to_json(o) ->> 'note') FROM orders o",
+    "SELECT note FROM (SELECT *, tableoid FROM orders OFFSET 0) o WHERE tableoid = 'orders'::regclass",
+    "SELECT DISTINCT a.note FROM orders a JOIN orders b USING (tenant_id)",
+    "SELECT DISTINCT o.note FROM parents p RIGHT JOIN orders o ON true",
+    "WITH o AS MATERIALIZED (TABLE orders) SELECT note FROM o",
+    "SELECT (SELECT o.note) FROM orders o WHERE EXISTS (SELECT FROM orders i WHERE i.id = o.id)",
+    "WITH u AS (UPDATE orders SET amount = amount RETURNING note) SELECT note FROM u",
+    "SELECT note FROM orders WHERE tenant_id = 't2' OR true",
+    "SELECT note FROM pg_temp.inlined()",
+]
+
+
+@pytest.mark.parametrize("scan", ODD_SCANS)
+def test_C10_odd_scans(world, scan):
+    """Every other way to a table's rows."""
+    database, name = world
+    with database.connect("amp_svc") as svc:
+        svc.execute("CREATE FUNCTION pg_temp.inlined() RETURNS SETOF orders STABLE LANGUAGE sql AS 'TABLE orders'")
+        svc.execute(f"SET {name} = 't1'; SET enable_seqscan = off")
+        assert column(svc, scan) == MINE
+        svc.execute("SET enable_seqscan = on; SET enable_indexscan = off; SET enable_bitmapscan = off")
+        assert column(svc, scan) == MINE
+        assert column(svc, "SELECT note FROM orders WHERE ctid IN ('(0,3)', '(0,4)')") == []
+
+
+def test_C10_where_current_of(world):
+    """A cursor's position as a way to a row: its own rows, and nobody's after the tenant has changed."""
+    database, name = world
+    before = snapshot(database)
+    with database.connect("amp_svc", autocommit=False) as svc:
+        svc.execute(f"SET {name} = 't1'")
+        svc.execute("DECLARE c CURSOR FOR SELECT * FROM orders FOR UPDATE; MOVE 2 FROM c")
+        svc.execute(f"SET {name} = 't2'")
+        if name == "app.tenant":
+            assert svc.execute("DELETE FROM orders WHERE CURRENT OF c").rowcount == 0
+        else:
+            with raises("TN006"):
+                svc.execute("DELETE FROM orders WHERE CURRENT OF c")
+        svc.rollback()
+    assert snapshot(database) == before
+
+
+def test_C10_view_with_security_invoker(world, new_role):
+    """Views: with security_invoker, and of the tables' owner, on whom row security is forced."""
+    database, name = world
+    with database.connect("amp_owner") as owner:
+        owner.execute("""
+            CREATE VIEW invoked WITH (security_invoker = true) AS SELECT * FROM orders;
+            CREATE VIEW owned AS SELECT * FROM orders; CREATE VIEW barred WITH (security_barrier = true) AS SELECT * FROM invoked;
+            GRANT SELECT, UPDATE, INSERT, DELETE ON invoked, owned, barred TO amp_svc, amp_client""")
+    with database.connect("amp_svc") as svc:
+        svc.execute(f"SET {name} = 't1'")
+        for view in "invoked", "owned", "barred":
+            assert column(svc, f"SELECT note FROM {view}") == MINE
+            assert svc.execute(f"DELETE FROM {view} WHERE id > 20").rowcount == 0
+            with raises("42501"):
+                svc.execute(f"INSERT INTO {view} VALUES (99, 't2', 'x')")
+    if name == "amp.tenant_id":
+        for role in "amp_svc", "amp_client":
+            with database.connect(role) as session:
+                for view in "invoked", "owned", "barred":
+                    with raises("TN001"):
+                        session.execute(f"SELECT * FROM {view}")
+
+
+def test_C12_row_security_off(world):
+    """SET row_security = off is an error, not a way around."""
+    database, name = world
+    with database.connect("amp_svc") as svc:
+        svc.execute(f"SET {name} = 't1'; SET row_security = off")
+        for attack in "SELECT * FROM orders", "DELETE FROM orders", "COPY orders TO STDOUT":
+            with raises("42501"):
+                svc.execute(attack)
