@@ -17,7 +17,8 @@ def _database(size):
     return "tenants_{}_tables_{}".format(*size)
 
 
-def load(server, size):
+def load(server, size, rows):
+    """The table that is read is the same for all: a row for each of many tenants, whether amp knows them or not."""
     database, (tenants, tables) = _database(size), size
     server.sql(f"CREATE DATABASE {database}")
     server.sql(EXTENSION, database)
@@ -32,7 +33,7 @@ def load(server, size):
             CREATE TABLE {variant.schema}.item
                 (tenant_id text COLLATE "C" NOT NULL, id bigint NOT NULL, body text NOT NULL, PRIMARY KEY (tenant_id, id));
             INSERT INTO {variant.schema}.item
-            SELECT 'tnt_' || (1000000000000000 + n), 1, md5(n::text) FROM generate_series(1, {tenants}) n;
+            SELECT 'tnt_' || (1000000000000000 + n), 1, md5(n::text) FROM generate_series(1, {rows}) n;
             VACUUM (ANALYZE, FREEZE) {variant.schema}.item;
             GRANT USAGE ON SCHEMA {variant.schema} TO bench_service, bench_pool;
             GRANT SELECT ON {variant.schema}.item TO bench_service, bench_pool;""", database)
