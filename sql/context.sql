@@ -6,7 +6,7 @@ COMMENT ON FUNCTION amp.tenant_id() IS
 'The tenant this session acts for. The first use pins it for the transaction. Errors: TN001 none is set, TN002 unknown or not active, TN003 not a member or not entitled to choose, TN006 another tenant is pinned, TN009 the session bypasses row security.';
 
 CREATE FUNCTION amp.tenant_id(permission text) RETURNS text
-    LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_id_if';
+    LANGUAGE c STABLE LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_id_if';
 COMMENT ON FUNCTION amp.tenant_id(text) IS
 'amp.tenant_id() if the session holds the permission, else NULL: in a policy, all of the tenant''s rows or none. Errors: as tenant_id().';
 
@@ -16,7 +16,7 @@ COMMENT ON FUNCTION amp.tenant_uuid() IS
 'amp.tenant_id() for tables keyed by uuid. Errors: as tenant_id(), and 22P02 if the id is not a uuid in canonical form.';
 
 CREATE FUNCTION amp.tenant_uuid(permission text) RETURNS uuid
-    LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_uuid_if';
+    LANGUAGE c STABLE LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_uuid_if';
 COMMENT ON FUNCTION amp.tenant_uuid(text) IS
 'amp.tenant_uuid() if the session holds the permission, else NULL: in a policy, all of the tenant''s rows or none. Errors: as tenant_uuid().';
 
@@ -26,7 +26,7 @@ COMMENT ON FUNCTION amp.tenant_bigint() IS
 'amp.tenant_id() for tables keyed by bigint. Errors: as tenant_id(), and 22P02 if the id is not a canonical decimal number.';
 
 CREATE FUNCTION amp.tenant_bigint(permission text) RETURNS bigint
-    LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_bigint_if';
+    LANGUAGE c STABLE LEAKPROOF PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'amp_tenant_bigint_if';
 COMMENT ON FUNCTION amp.tenant_bigint(text) IS
 'amp.tenant_bigint() if the session holds the permission, else NULL: in a policy, all of the tenant''s rows or none. Errors: as tenant_bigint().';
 

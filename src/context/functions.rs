@@ -9,7 +9,7 @@ use crate::error::{Code, Error, guarded};
 use crate::id;
 use crate::tenants::permissions;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
-use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
+use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys, varlena};
 use std::cell::{Cell, UnsafeCell};
 
 /// Exports a version-1 function under its own name.
@@ -62,14 +62,7 @@ raw_function! {
             return Datum::from(UUID.get());
         }
         // SAFETY: this frame owns nothing.
-        unsafe {
-            guarded(|| {
-                let current = resolve::current()?;
-                let uuid = Key::Uuid.of(&current)?;
-                UUID_MADE.set(if resolve::tenant_text().is_some() { transaction::generation() } else { 0 });
-                Ok(uuid)
-            })
-        }
+        unsafe { make_uuid() }
     }
 }
 
@@ -81,16 +74,37 @@ raw_function! {
             return Datum::from(number);
         }
         // SAFETY: this frame owns nothing.
-        unsafe {
-            guarded(|| {
-                let current = resolve::current()?;
-                let number = Key::Bigint.of(&current)?;
-                if resolve::tenant_text().is_some() {
-                    BIGINT.set((transaction::generation(), number.value() as i64));
-                }
-                Ok(number)
-            })
-        }
+        unsafe { make_bigint() }
+    }
+}
+
+/// # Safety
+/// As `guarded`. Cold: once a transaction, and after every change.
+#[cold]
+unsafe fn make_uuid() -> Datum {
+    // SAFETY: the caller's promise is ours.
+    unsafe {
+        guarded(|| {
+            let generation = transaction::generation();
+            let uuid = Key::Uuid.of(&*resolve::current()?)?;
+            UUID_MADE.set(generation);
+            Ok(uuid)
+        })
+    }
+}
+
+/// # Safety
+/// As `guarded`. Cold: once a transaction, and after every change.
+#[cold]
+unsafe fn make_bigint() -> Datum {
+    // SAFETY: the caller's promise is ours.
+    unsafe {
+        guarded(|| {
+            let generation = transaction::generation();
+            let number = Key::Bigint.of(&*resolve::current()?)?;
+            BIGINT.set((generation, number.value() as i64));
+            Ok(number)
+        })
     }
 }
 
@@ -242,24 +256,57 @@ raw_function! {
 /// an index serves. An unregistered permission is one that nobody holds: being leakproof, it must not tell its argument.
 ///
 /// # Safety
-/// `fcinfo` is the function manager's; the function is STRICT with one text argument.
+/// `fcinfo` is the function manager's; the function has one text argument.
 #[inline(always)]
 unsafe fn tenant_if(fcinfo: FunctionCallInfo, key: Key) -> Datum {
     // SAFETY: by the contract above; this frame owns nothing.
     unsafe {
         let answer = match remembered(fcinfo) {
             Some(answer) => answer,
-            None => guarded(|| {
-                let generation = transaction::generation();
-                let current = resolve::current()?;
-                let permission = <&str>::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
-                let answer = if current.verdict.held.contains(permission) { Some(key.of(&current)?) } else { None };
-                remember(fcinfo, Remembered { generation, answer });
-                Ok(answer)
-            }),
+            None => ask_tenant(fcinfo, key),
         };
         (*fcinfo).isnull = answer.is_none();
         answer.unwrap_or(Datum::null())
+    }
+}
+
+/// # Safety
+/// As [`tenant_if`]. Once a statement, and at each of the planner's estimates: so what is known already is told without a guard.
+#[cold]
+#[inline(never)]
+unsafe fn ask_tenant(fcinfo: FunctionCallInfo, key: Key) -> Option<Datum> {
+    // SAFETY: by the contract above; this frame owns nothing.
+    unsafe {
+        let generation = transaction::generation();
+        let permission = (*fcinfo).args.as_slice(1)[0];
+        let answer = match (key, resolve::tenant_text(), plain_text(permission)) {
+            (Key::Text, Some(text), Some(permission)) => resolve::holds(permission).then_some(text),
+            _ => guarded(|| {
+                let current = resolve::current()?;
+                match String::from_datum(permission.value, permission.isnull) {
+                    Some(permission) if current.verdict.held.contains(permission.as_bytes()) => {
+                        key.of(&current).map(Some)
+                    }
+                    _ => Ok(None),
+                }
+            }),
+        };
+        remember(fcinfo, Remembered { generation, answer });
+        answer
+    }
+}
+
+/// A text's bytes where they lie, unless it is null, compressed or stored elsewhere. A constant in a policy never is.
+///
+/// # Safety
+/// `text` is an argument of type text.
+unsafe fn plain_text<'a>(text: pg_sys::NullableDatum) -> Option<&'a [u8]> {
+    // SAFETY: by the contract above; the header says how long it is.
+    unsafe {
+        let text = text.value.cast_mut_ptr::<pg_sys::varlena>().as_ref().filter(|_| !text.isnull)?;
+        (varlena::varatt_is_4b_u(text) || varlena::varatt_is_1b(text) && !varlena::varatt_is_1b_e(text)).then(|| {
+            std::slice::from_raw_parts(varlena::vardata_any(text).cast::<u8>(), varlena::varsize_any_exhdr(text))
+        })
     }
 }
 
@@ -270,14 +317,16 @@ raw_function! {
         unsafe {
             match remembered(fcinfo) {
                 Some(Some(granted)) => granted,
-                _ => guarded(|| Ok(Datum::from(ask(fcinfo)?.granted))),
+                _ => ask_permission(fcinfo, false),
             }
         }
     }
 }
 
 unsafe extern "C-unwind" {
+    // Not through pgrx's guards, for they are called from frames that own nothing, and often.
     fn AcceptInvalidationMessages();
+    fn MemoryContextAlloc(context: pg_sys::MemoryContext, size: usize) -> *mut std::ffi::c_void;
 }
 
 raw_function! {
@@ -290,10 +339,7 @@ raw_function! {
             AcceptInvalidationMessages();
             match remembered(fcinfo) {
                 Some(Some(granted)) => granted,
-                _ => guarded(|| {
-                    let asked = ask(fcinfo)?;
-                    if asked.granted { Ok(Datum::from(true)) } else { Err(denied(&asked)) }
-                }),
+                _ => ask_permission(fcinfo, true),
             }
         }
     }
@@ -338,37 +384,39 @@ unsafe fn remember(fcinfo: FunctionCallInfo, answer: Remembered) {
             return;
         }
         if (*flinfo).fn_extra.is_null() {
-            (*flinfo).fn_extra = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<Remembered>());
+            (*flinfo).fn_extra = MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<Remembered>());
         }
         (*flinfo).fn_extra.cast::<Remembered>().write(answer);
     }
 }
 
-struct Asked {
-    permission: String,
-    role: Option<String>,
-    granted: bool,
-}
-
-/// Answers, and remembers a yes: a no is rare, and `require_permission` has to name the role.
+/// Answers, and remembers a yes: a no is rare. With `required`, a no is the error TN004.
 ///
 /// # Safety
-/// `fcinfo` is the function manager's; the function is STRICT with one text argument.
-unsafe fn ask(fcinfo: FunctionCallInfo) -> Result<Asked, Error> {
-    // SAFETY: by the contract above.
+/// `fcinfo` is the function manager's; the function is STRICT with one text argument. Cold: once a statement.
+#[cold]
+#[inline(never)]
+unsafe fn ask_permission(fcinfo: FunctionCallInfo, required: bool) -> Datum {
+    // SAFETY: by the contract above; this frame owns nothing.
     unsafe {
-        let generation = transaction::generation();
-        let permission = String::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
-        let current = resolve::current()?;
-        let granted = current.verdict.held.contains(&permission);
-        if !granted && !permissions::is_registered(&permission)? {
-            return Err(Error::new(Code::UndefinedObject, format!("permission \"{permission}\" is not registered"))
+        guarded(|| {
+            let generation = transaction::generation();
+            let permission = <&str>::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
+            let current = resolve::current()?;
+            let granted = current.verdict.held.contains(permission.as_bytes());
+            if granted {
+                remember(fcinfo, Remembered { generation, answer: Some(Datum::from(true)) });
+            } else if !permissions::is_registered(permission)? {
+                return Err(Error::new(
+                    Code::UndefinedObject,
+                    format!("permission \"{permission}\" is not registered"),
+                )
                 .hint("See amp.permissions for those that are; an operator adds one with amp.register_permission()."));
-        }
-        if granted {
-            remember(fcinfo, Remembered { generation, answer: Some(Datum::from(true)) });
-        }
-        Ok(Asked { permission, role: current.verdict.role.clone(), granted })
+            } else if required {
+                return Err(denied(current.verdict.role.as_deref(), permission));
+            }
+            Ok(Datum::from(granted))
+        })
     }
 }
 
@@ -390,12 +438,9 @@ unsafe fn asks_a_constant(flinfo: *const pg_sys::FmgrInfo) -> bool {
     }
 }
 
-fn denied(asked: &Asked) -> Error {
-    let who = match &asked.role {
-        Some(role) => format!("role \"{role}\""),
-        None => "a service that names no user".to_owned(),
-    };
-    Error::new(Code::PermissionDenied, format!("{who} lacks permission \"{}\"", asked.permission))
+fn denied(role: Option<&str>, permission: &str) -> Error {
+    let who = role.map_or("a service that names no user".to_owned(), |role| format!("role \"{role}\""));
+    Error::new(Code::PermissionDenied, format!("{who} lacks permission \"{permission}\""))
         .detail("Roles and their permissions are read from the database, at every statement.")
         .hint("Act as a user whose role holds it, or have an admin change the role with amp.set_user_role().")
 }

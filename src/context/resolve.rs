@@ -67,6 +67,11 @@ pub(super) fn tenant_text() -> Option<pg_sys::Datum> {
     (ANSWERED.get() == transaction::generation()).then(|| pg_sys::Datum::from(TENANT_TEXT.get()))
 }
 
+/// Whether the answer holds a permission; only where [`tenant_text`] gives one.
+pub(super) fn holds(permission: &[u8]) -> bool {
+    CURRENT.borrow().as_ref().is_some_and(|current| current.verdict.held.contains(permission))
+}
+
 /// Forgets the answer if the login role has changed (SET SESSION AUTHORIZATION, for superusers).
 pub(super) fn check_login_role() {
     if ANSWERED_FOR.get() != session::login_role() {

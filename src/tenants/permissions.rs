@@ -22,8 +22,8 @@ struct Permission {
 pub(crate) struct Held(Vec<String>);
 
 impl Held {
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.0.binary_search_by(|held| held.as_str().cmp(name)).is_ok()
+    pub(crate) fn contains(&self, name: &[u8]) -> bool {
+        self.0.binary_search_by(|held| held.as_bytes().cmp(name)).is_ok()
     }
 
     pub(crate) fn names(&self) -> &[String] {
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_service_without_a_user_manages_nothing() {
         let held = of_data(registered());
-        assert!(held.contains("missions.create") && held.contains("content.view"));
-        assert!(!held.contains("users.manage") && !held.contains("content"));
+        assert!(held.contains(b"missions.create") && held.contains(b"content.view"));
+        assert!(!held.contains(b"users.manage") && !held.contains(b"content"));
     }
 }
