@@ -30,3 +30,6 @@ END
 $$;
 
 GRANT USAGE ON SCHEMA amp TO PUBLIC;
+COMMENT ON SCHEMA amp IS 'amp_tenancy: multi-tenancy enforced inside the database.';
+COMMENT ON ROLE amp_operator IS 'amp_tenancy: runs the platform; has no view of tenants'' rows.';
+COMMENT ON ROLE amp_service IS 'amp_tenancy: trusted application services, which name the tenant they act for.';

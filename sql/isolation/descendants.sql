@@ -43,3 +43,5 @@ CREATE EVENT TRIGGER amp_protect_descendants ON ddl_command_end
     WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA')
     EXECUTE FUNCTION amp.protect_descendants();
 CREATE EVENT TRIGGER amp_forget_dropped ON sql_drop EXECUTE FUNCTION amp.forget_dropped();
+COMMENT ON EVENT TRIGGER amp_protect_descendants IS 'Protects new partitions and children of protected tables.';
+COMMENT ON EVENT TRIGGER amp_forget_dropped IS 'Takes dropped tables and schemas out of amp''s registry.';

@@ -21,6 +21,7 @@ CREATE FUNCTION amp.plain_foreign_keys(relation regclass) RETURNS TABLE (
         c.confmatchtype = 'f' AND cardinality(c.conkey) > 1,
         CASE
             WHEN c.confupdtype IN ('n', 'd') THEN 'ON UPDATE SET NULL and SET DEFAULT would change the tenant column, too'
+            WHEN cols.crossed THEN 'a tenant column refers, or is referred to, as something else'
             WHEN ct.atttypid <> pt.atttypid THEN 'the two tenant columns have different types'
             WHEN to_jsonb(c) ->> 'conperiod' = 'true' THEN 'a temporal foreign key cannot be rewritten'
             WHEN to_jsonb(c) ->> 'conenforced' = 'false' THEN 'it is not enforced'
@@ -34,6 +35,7 @@ CREATE FUNCTION amp.plain_foreign_keys(relation regclass) RETURNS TABLE (
         SELECT array_agg(ca.attname ORDER BY k.position) AS child,
                array_agg(pa.attname ORDER BY k.position) AS parent,
                bool_or(k.child = ct.attnum AND k.parent = pt.attnum) AS composite,
+               bool_or(k.child = ct.attnum OR k.parent = pt.attnum) AS crossed,
                string_agg(quote_ident(ca.attname), ', ' ORDER BY k.position)
                    FILTER (WHERE c.confdelsetcols IS NULL OR k.child = ANY (c.confdelsetcols)) AS on_delete
         FROM unnest(c.conkey, c.confkey) WITH ORDINALITY AS k(child, parent, position)
@@ -54,7 +56,8 @@ CREATE FUNCTION amp.compose_foreign_key(
 DECLARE
     child_list text := (SELECT string_agg(quote_ident(u), ', ' ORDER BY n) FROM unnest(child_columns) WITH ORDINALITY t(u, n));
     parent_list text := (SELECT string_agg(quote_ident(u), ', ' ORDER BY n) FROM unnest(parent_columns) WITH ORDINALITY t(u, n));
-    forced regclass;
+    forced regclass[];
+    part regclass;
 BEGIN
     -- The parent's side needs a unique key of exactly these columns.
     IF NOT EXISTS (
@@ -72,9 +75,13 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ADD CHECK (num_nulls(%s) IN (0, %s))',
                        amp.qualified(child), child_list, cardinality(child_columns));
     END IF;
-    -- A forced policy would hide rows from the check of what is there already, when the owner runs it.
-    FOR forced IN SELECT c.oid::regclass FROM pg_class c WHERE c.oid IN (child, parent) AND c.relforcerowsecurity LOOP
-        EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', amp.qualified(forced));
+    -- Forced policies, of parts too, would hide rows from the check of what is there already, when the owner runs it.
+    forced := ARRAY(
+        SELECT c.oid::regclass FROM pg_class c
+        WHERE c.relforcerowsecurity AND c.relkind IN ('r', 'p')
+          AND c.oid IN (SELECT d.relation FROM amp.descendants(child) d UNION SELECT d.relation FROM amp.descendants(parent) d));
+    FOREACH part IN ARRAY forced LOOP
+        EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', amp.qualified(part));
     END LOOP;
     BEGIN
         EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I FOREIGN KEY (%I, %s) REFERENCES %s (%I, %s)%s',
@@ -84,10 +91,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '23503',
             MESSAGE = format('rows of %s point at rows of another tenant in %s', child, parent),
             DETAIL = format('Foreign key %I would have to include %I.', constraint_name, child_tenant),
-            HINT = format('Correct the rows whose %s and parent differ in %I, then run it again.', child_list, child_tenant);
+            HINT = format('Find the rows of %s whose row in %s has another %I, correct them, then run it again.',
+                          child, parent, parent_tenant);
     END;
-    FOR forced IN SELECT p.relation FROM amp.protected_tables p WHERE p.relation IN (child, parent) LOOP
-        EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', amp.qualified(forced));
+    FOREACH part IN ARRAY forced LOOP
+        EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', amp.qualified(part));
     END LOOP;
 END
 $$;

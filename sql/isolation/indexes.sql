@@ -2,7 +2,7 @@
 -- timing tell more. Here they are found and, when asked, rebuilt with the tenant in front.
 
 CREATE FUNCTION amp.foreign_indexes(relation regclass, tenant_column name) RETURNS TABLE (
-        index regclass, constraint_name name, what text, rebuild text)
+        index regclass, constraint_name name, what text, rebuild text, again text[])
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT x.indexrelid::regclass, k.conname,
         CASE
@@ -27,9 +27,20 @@ CREATE FUNCTION amp.foreign_indexes(relation regclass, tenant_column name) RETUR
             WHEN k.oid IS NULL AND am.amname = 'btree' AND NOT has_tenant AND starts_with(definition, index_prefix)
                 THEN format('DROP INDEX %s; %s%I, %s', amp.qualified(x.indexrelid::regclass),
                             replace_only, tenant_column, substr(definition, length(index_prefix) + 1))
-        END
+        END,
+        -- What hangs on the index and has to be said again for the new one, whose name is the constraint's, or the same.
+        array_remove(ARRAY[
+            CASE WHEN x.indisreplident THEN format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I',
+                                                   amp.qualified(relation), coalesce(k.conname, i.relname)) END,
+            CASE WHEN x.indisclustered THEN format('ALTER TABLE %s CLUSTER ON %I',
+                                                   amp.qualified(relation), coalesce(k.conname, i.relname)) END,
+            'COMMENT ON CONSTRAINT ' || quote_ident(k.conname) || ' ON ' || amp.qualified(relation)
+                || ' IS ' || quote_literal(obj_description(k.oid, 'pg_constraint')),
+            'COMMENT ON INDEX ' || format('%I.%I', s.nspname, coalesce(k.conname, i.relname))
+                || ' IS ' || quote_literal(obj_description(x.indexrelid, 'pg_class'))], NULL)
     FROM pg_index x
     JOIN pg_class i ON i.oid = x.indexrelid
+    JOIN pg_namespace s ON s.oid = i.relnamespace
     JOIN pg_am am ON am.oid = i.relam
     JOIN pg_attribute t ON t.attrelid = x.indrelid AND t.attname = tenant_column
     LEFT JOIN pg_constraint k ON k.conindid = x.indexrelid AND k.conrelid = x.indrelid AND k.contype IN ('p', 'u', 'x')
@@ -80,6 +91,7 @@ CREATE FUNCTION amp.rebuild_indexes(relation regclass, tenant_column name, fix b
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found record;
+    command text;
 BEGIN
     FOR found IN SELECT f.* FROM amp.foreign_indexes(relation, tenant_column) f ORDER BY f.index::text LOOP
         object := CASE WHEN found.constraint_name IS NULL THEN format('index %s', found.index)
@@ -88,6 +100,9 @@ BEGIN
         IF fix AND remedy IS NOT NULL THEN
             BEGIN
                 EXECUTE remedy;
+                FOREACH command IN ARRAY found.again LOOP
+                    EXECUTE command;
+                END LOOP;
                 status := 'done'; what := 'tenant put in front'; remedy := NULL;
             EXCEPTION
                 WHEN dependent_objects_still_exist THEN

@@ -5,7 +5,8 @@ CREATE FUNCTION amp.register_protection(
         relation regclass, tenant_column name, read text, "insert" text, "update" text, "delete" text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM amp.assert_owner(relation);
+    -- A temporary table would leave its row behind: no event trigger fires when a session ends.
+    PERFORM amp.assert_table(relation);
     INSERT INTO amp.protected_tables AS p VALUES (relation, tenant_column, read, "insert", "update", "delete")
     ON CONFLICT ON CONSTRAINT protected_tables_pkey DO UPDATE SET
         tenant_column = excluded.tenant_column, read_permission = excluded.read_permission,
@@ -191,7 +192,14 @@ BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', named);
     tenant_function := amp.tenant_function(relation, tenant_column);
 
-    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_expression, c.relrowsecurity, c.relforcerowsecurity
+    -- Each part can be named directly, and then has only its own policies.
+    FOR child IN SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = relation ORDER BY i.inhrelid LOOP
+        RETURN QUERY SELECT p.* FROM amp.protect(child, tenant_column, read, NULL, "insert", "update", "delete", false, fix) p;
+    END LOOP;
+    -- Noted before it is altered, or the event trigger would take a part for a new one.
+    PERFORM amp.register_protection(relation, tenant_column, read, "insert", "update", "delete");
+
+    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_expression, c.relrowsecurity, c.relforcerowsecurity, c.relispartition
     INTO STRICT present
     FROM pg_class c
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = tenant_column
@@ -202,6 +210,8 @@ BEGIN
     IF present.attnotnull THEN
         status := 'kept'; what := 'NOT NULL'; RETURN NEXT;
     ELSE
+        -- Protected before: the policies, forced again below, must not hide rows from the owner now.
+        EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', named);
         EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL', named, tenant_column) INTO nulls;
         IF nulls > 0 THEN
             RAISE EXCEPTION USING ERRCODE = '23502',
@@ -220,13 +230,6 @@ BEGIN
         what := concat(what, ', in place of ' || present.default_expression);
         RETURN NEXT;
     END IF;
-
-    -- Each part can be named directly, and then has only its own policies.
-    FOR child IN SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = relation ORDER BY i.inhrelid LOOP
-        RETURN QUERY SELECT p.* FROM amp.protect(child, tenant_column, read, NULL, "insert", "update", "delete", false, fix) p;
-    END LOOP;
-
-    PERFORM amp.register_protection(relation, tenant_column, read, "insert", "update", "delete");
 
     FOR foreign_key IN SELECT f.* FROM amp.plain_foreign_keys(relation) f ORDER BY f.child, f.constraint_name LOOP
         object := format('foreign key %I of %s', foreign_key.constraint_name, foreign_key.child);
@@ -266,7 +269,7 @@ BEGIN
     object := format('table %s', relation);
     IF amp.has_tenant_index(relation, tenant_column) THEN
         status := 'kept'; what := 'index led by the tenant'; RETURN NEXT;
-    ELSE
+    ELSIF NOT present.relispartition THEN -- a partition gets its parent's
         EXECUTE format('CREATE INDEX ON %s (%I)', named, tenant_column);
         status := 'done'; what := 'index led by the tenant'; RETURN NEXT;
     END IF;
@@ -355,12 +358,12 @@ BEGIN
     LOOP
         status := 'done';
         FOR own IN SELECT p.polname FROM pg_policy p WHERE p.polrelid = relation
-                   AND p.polname IN ('amp_allow', 'amp_tenant', 'amp_insert', 'amp_update', 'amp_delete') LOOP
+                   AND p.polname IN ('amp_allow', 'amp_tenant', 'amp_insert', 'amp_update', 'amp_delete') ORDER BY 1 LOOP
             EXECUTE format('DROP POLICY %I ON %s', own.polname, amp.qualified(relation));
             object := format('policy %I on %s', own.polname, relation); what := 'dropped'; RETURN NEXT;
         END LOOP;
         FOR own IN SELECT t.tgname FROM pg_trigger t WHERE t.tgrelid = relation AND NOT t.tgisinternal
-                   AND t.tgfoid IN ('amp.refuse_truncate()'::regprocedure, 'amp.count_inserted()'::regprocedure) LOOP
+                   AND t.tgfoid IN ('amp.refuse_truncate()'::regprocedure, 'amp.count_inserted()'::regprocedure) ORDER BY 1 LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', own.tgname, amp.qualified(relation));
             object := format('trigger %I on %s', own.tgname, relation); what := 'dropped'; RETURN NEXT;
         END LOOP;
@@ -390,7 +393,7 @@ COMMENT ON FUNCTION amp.unprotect(regclass) IS
 CREATE FUNCTION amp.register_shared(relation regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM amp.assert_owner(relation);
+    PERFORM amp.assert_table(relation);
     INSERT INTO amp.shared_tables VALUES (relation) ON CONFLICT DO NOTHING;
 END
 $$;

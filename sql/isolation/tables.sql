@@ -39,6 +39,10 @@ BEGIN
     IF relation IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = 'which table?', HINT = 'Pass a table''s name.';
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = relation) THEN
+        RAISE EXCEPTION USING ERRCODE = '42P01', MESSAGE = format('there is no table with object id %s', relation::oid),
+            HINT = 'Pass a table''s name.';
+    END IF;
     IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND pg_has_role(amp.caller(), c.relowner, 'USAGE')) THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('must be owner of table %s', relation),
             HINT = 'Run it as the owner of the table or as a superuser.';

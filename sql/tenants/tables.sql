@@ -100,8 +100,9 @@ CREATE POLICY own ON amp.roles FOR SELECT USING (tenant_id = amp.tenant_id());
 CREATE POLICY operator ON amp.roles FOR SELECT TO amp_operator USING (true);
 
 GRANT SELECT ON amp.tenants, amp.members, amp.roles, amp.permissions TO PUBLIC;
--- Not default_tenant_id: it may name a tenant that the reader has nothing to do with.
-GRANT SELECT (id, email, created_at) ON amp.app_users TO PUBLIC;
+-- Not default_tenant_id, which may name a tenant that the reader has nothing to do with; and not created_at, which would tell
+-- whether somebody just invited was on the platform before.
+GRANT SELECT (id, email) ON amp.app_users TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('amp.tenants', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.app_users', '');

@@ -5,7 +5,8 @@ CREATE FUNCTION amp.invite_user(email text, role text, tenant_id text DEFAULT NU
 #variable_conflict use_column
 DECLARE
     tenant text := amp.managed_tenant(invite_user.tenant_id);
-    address text := btrim(invite_user.email);
+    -- One spelling: somebody else's would tell that he was known before.
+    address text := lower(btrim(invite_user.email));
     person text;
 BEGIN
     IF address IS NULL OR address !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' OR length(address) > 254 THEN

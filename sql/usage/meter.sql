@@ -9,20 +9,27 @@ COMMENT ON TABLE amp.meters IS 'Which tables'' inserts count for which metric; p
 GRANT SELECT ON amp.meters TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('amp.meters', '');
 
+-- With the rights of whoever inserts, for it touches the table's own columns and types: those are its owner's to define.
 CREATE FUNCTION amp.count_inserted() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     tenant text;
     rows_inserted bigint;
     tenant_column name;
 BEGIN
-    -- Anybody may put this trigger on a table of his own: it counts only where amp.meter() said so.
-    SELECT p.tenant_column INTO tenant_column
-    FROM amp.meters m JOIN amp.protected_tables p ON p.relation = m.relation
-    WHERE m.relation = TG_RELID AND m.metric = TG_ARGV[0];
+    IF row_security_active(TG_RELID) THEN
+        -- The policies let in rows of the session's tenant only.
+        SELECT count(*) INTO rows_inserted FROM inserted;
+        IF rows_inserted > 0 THEN
+            PERFORM amp.record_usage(TG_ARGV[0], rows_inserted);
+        END IF;
+        RETURN NULL;
+    END IF;
+    -- A load past row security: the rows may be of many tenants. add_usage() is not for everybody.
+    SELECT p.tenant_column INTO tenant_column FROM amp.protected_tables p WHERE p.relation = TG_RELID;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is not metered', TG_RELID::regclass),
-            HINT = 'Use amp.meter(); drop triggers that were made by hand.';
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is not protected', TG_RELID::regclass),
+            HINT = 'Use amp.protect() and amp.meter(); drop triggers that were made by hand.';
     END IF;
     FOR tenant, rows_inserted IN
         EXECUTE format('SELECT i.%I::text, count(*) FROM inserted i GROUP BY 1', tenant_column)
@@ -32,12 +39,13 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION amp.count_inserted() IS 'Trigger of amp.meter(): adds the inserted rows to their tenants'' counters.';
+COMMENT ON FUNCTION amp.count_inserted() IS
+'Trigger of amp.meter(): adds the inserted rows to the session''s tenant; past row security to each row''s tenant, which takes a superuser or EXECUTE on amp.add_usage.';
 
 CREATE FUNCTION amp.register_meter(relation regclass, metric text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM amp.assert_owner(relation);
+    PERFORM amp.assert_table(relation);
     INSERT INTO amp.meters VALUES (register_meter.relation, register_meter.metric) ON CONFLICT DO NOTHING;
 END
 $$;

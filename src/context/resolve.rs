@@ -183,9 +183,12 @@ fn admit(session: Session) -> Result<(), Error> {
             "If this login role is one, GRANT amp_service TO it.",
         )
     };
-    Err(Error::new(Code::NotAMember, format!("login role \"{}\" may not choose a tenant", session::login_name()))
-        .detail(why)
-        .hint(hint))
+    Err(Error::new(
+        Code::NotAMember,
+        format!("login role \"{}\" may not choose a tenant or user", session::login_name()),
+    )
+    .detail(why)
+    .hint(hint))
 }
 
 fn verdict(tenant: Id, user: Option<Id>) -> Result<Rc<Verdict>, Error> {

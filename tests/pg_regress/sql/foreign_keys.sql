@@ -163,3 +163,8 @@ SELECT count(*) > 0 AS protected FROM amp.protect('fk.uuid_parent');
 SELECT * FROM amp.protect('fk.uuid_child');
 \echo :SQLSTATE
 SELECT definition FROM fk.keys WHERE child = 'fk.uuid_child'::regclass;
+CREATE TABLE fk.parent4 (tenant_id text, id text, UNIQUE (id, tenant_id));
+CREATE TABLE fk.child4 (tenant_id text, parent text, FOREIGN KEY (tenant_id, parent) REFERENCES fk.parent4 (id, tenant_id));
+SELECT count(*) > 0 AS protected FROM amp.protect('fk.parent4');
+SELECT * FROM amp.protect('fk.child4');
+\echo :SQLSTATE

@@ -79,3 +79,13 @@ SELECT status, object FROM amp.protect('ix.events', fix => true) WHERE status <>
 -- NULL for fix is no.
 CREATE TABLE ix.null_fix (tenant_id text, id int PRIMARY KEY);
 SELECT status, object FROM amp.protect('ix.null_fix', fix => NULL) WHERE object LIKE 'constraint%';
+
+-- What hung on a key hangs on the new one.
+CREATE TABLE ix.hung (tenant_id text NOT NULL, id int PRIMARY KEY, code text NOT NULL);
+CREATE UNIQUE INDEX hung_code ON ix.hung (code);
+ALTER TABLE ix.hung REPLICA IDENTITY USING INDEX hung_code;
+ALTER TABLE ix.hung CLUSTER ON hung_pkey;
+COMMENT ON CONSTRAINT hung_pkey ON ix.hung IS 'its key';
+SELECT status, object, what FROM amp.protect('ix.hung', fix => true) WHERE object ~ 'hung_' ORDER BY object;
+SELECT indexrelid::regclass, indisreplident, indisclustered FROM pg_index WHERE indrelid = 'ix.hung'::regclass ORDER BY 1::text;
+SELECT obj_description(oid) FROM pg_constraint WHERE conname = 'hung_pkey';

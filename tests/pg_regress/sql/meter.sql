@@ -117,3 +117,25 @@ CREATE TABLE meter.own (tenant_id text);
 CREATE TRIGGER own AFTER INSERT ON meter.own REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION amp.count_inserted('cost_cents');
 INSERT INTO meter.own VALUES ('meter1');
 \echo :SQLSTATE
+
+-- The trigger runs with the rights of whoever inserts: a cast of his own gets no others, and a context of alpha bills alpha.
+\connect - regress_client
+CREATE TYPE pg_temp.key AS (x int);
+CREATE FUNCTION pg_temp.as_text(pg_temp.key) RETURNS text LANGUAGE plpgsql AS
+    $$ BEGIN RAISE NOTICE 'running as %', current_user; RETURN 'meter2'; END $$;
+CREATE CAST (pg_temp.key AS text) WITH FUNCTION pg_temp.as_text(pg_temp.key);
+CREATE TEMP TABLE mine (tenant_id pg_temp.key);
+SELECT amp.register_protection('mine', 'tenant_id', NULL, NULL, NULL, NULL);
+SELECT amp.register_meter('mine', 'm_mine');
+CREATE TRIGGER mine AFTER INSERT ON mine REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION amp.count_inserted('m_mine');
+INSERT INTO mine VALUES (ROW(1));
+\echo :SQLSTATE
+\connect - regress_owner
+CREATE TABLE meter.forged (tenant_id text, id int);
+SELECT count(*) > 0 AS protected FROM amp.protect('meter.forged');
+SELECT amp.meter('meter.forged', 'm_forged');
+ALTER TABLE meter.forged NO FORCE ROW LEVEL SECURITY;
+INSERT INTO meter.forged VALUES ('meter2', 1);
+\echo :SQLSTATE
+\connect - postgres
+SELECT count(*) FROM amp.usage_counters WHERE metric IN ('m_mine', 'm_forged');

@@ -132,3 +132,30 @@ SELECT (SELECT count(*) FROM parts.asset), (SELECT count(*) FROM ONLY parts.asse
 \connect - regress_owner
 ALTER TABLE parts.sound NO INHERIT parts.asset;
 SELECT relation, forced, floor FROM parts.state WHERE relation = 'parts.sound';
+
+-- A foreign key to a partitioned table includes the tenant.
+CREATE TABLE parts.orders (tenant_id text, id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE parts.orders_1 PARTITION OF parts.orders FOR VALUES FROM (0) TO (100);
+CREATE TABLE parts.lines (tenant_id text, id int, order_id int REFERENCES parts.orders ON DELETE CASCADE) PARTITION BY RANGE (id);
+CREATE TABLE parts.lines_1 PARTITION OF parts.lines FOR VALUES FROM (0) TO (100);
+SELECT status, object FROM amp.protect('parts.lines') WHERE object LIKE 'foreign%';
+SELECT status, object FROM amp.protect('parts.orders') WHERE object LIKE 'foreign%';
+CREATE TABLE parts.lines_2 PARTITION OF parts.lines FOR VALUES FROM (100) TO (200);
+SELECT DISTINCT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid IN ('parts.lines'::regclass, 'parts.lines_1'::regclass, 'parts.lines_2'::regclass)
+    AND contype = 'f' AND confrelid = 'parts.orders'::regclass;
+\connect - regress_service
+SET amp.tenant_id = 'alpha';
+INSERT INTO parts.orders (id) VALUES (1);
+INSERT INTO parts.lines (id, order_id) VALUES (1, 1);
+SET amp.tenant_id = 'beta';
+INSERT INTO parts.lines (id, order_id) VALUES (101, 1);
+\echo :SQLSTATE
+-- Rows that point across tenants in partitions are found, also by an owner whom the policies bind.
+\connect - regress_owner
+CREATE TABLE parts.crossed (tenant_id text, id int, order_id int REFERENCES parts.orders) PARTITION BY RANGE (id);
+CREATE TABLE parts.crossed_1 PARTITION OF parts.crossed FOR VALUES FROM (0) TO (100);
+\connect - postgres
+INSERT INTO parts.crossed VALUES ('beta', 1, 1);
+\connect - regress_owner
+SELECT * FROM amp.protect('parts.crossed');
+\echo :SQLSTATE

@@ -192,3 +192,12 @@ SET amp.tenant_id = 'alpha';
 SET row_security = off;
 SELECT count(*) FROM protect.missions;
 \echo :SQLSTATE
+
+-- What was undone since is mended, by an owner whom the forced policies bind.
+\connect - regress_owner
+CREATE TABLE protect.mended (tenant_id text, id int);
+SELECT count(*) > 0 AS protected FROM amp.protect('protect.mended');
+ALTER TABLE protect.mended ALTER tenant_id DROP NOT NULL, ALTER tenant_id DROP DEFAULT;
+DROP POLICY amp_tenant ON protect.mended;
+SELECT status, object, what FROM amp.protect('protect.mended') WHERE status <> 'kept';
+SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = 'protect.mended'::regclass;
