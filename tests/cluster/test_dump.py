@@ -31,7 +31,6 @@ INSERT INTO app.child VALUES (42, 3, 'x'), (43, 4, 'y');
 INSERT INTO app.plans VALUES ('ant', 1), ('bee', 2);
 INSERT INTO app.parts VALUES ('ant', 1, 1, 1, '2025-05-05'), ('ant', 2, 1, 1, '2030-01-01'), ('bee', 3, 2, 1, '2025-05-05');
 INSERT INTO app.steps VALUES ('ant', 1, 1), ('bee', 2, 2);
-RESET SESSION AUTHORIZATION;
 SELECT amp.share_table('app.countries');
 SELECT * FROM amp.protect('app.numbers');
 SELECT * FROM amp.protect('app."Weird ""table"" – Ümlaut"', 'Tenant Id', "insert" => 'content.approve', fix => true);
@@ -39,6 +38,7 @@ SELECT * FROM amp.protect('app.dropped');
 SELECT * FROM amp.protect_schema('app', fix => true);
 SELECT amp.meter('app.missions', 'missions_created'), amp.meter('app.parts', 'content_generated');
 DROP TABLE app.dropped;
+RESET SESSION AUTHORIZATION;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app TO amp_svc;
 """
 
