@@ -76,9 +76,14 @@ CREATE FUNCTION amp.invalidate() RETURNS trigger
 COMMENT ON FUNCTION amp.invalidate() IS
 'Trigger: tells every backend, when the transaction commits, to forget what it knows of this table.';
 
+CREATE FUNCTION amp.mark_uncommitted() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'amp_mark_uncommitted';
+COMMENT ON FUNCTION amp.mark_uncommitted() IS
+'Trigger: what this transaction resolves is not kept beyond its end, for its own new rows may be rolled back.';
+
 CREATE FUNCTION amp.caller() RETURNS name
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE pg_catalog.current_setting('role') WHEN 'none' THEN session_user ELSE pg_catalog.current_setting('role')::name END
+    SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END
 $$;
 COMMENT ON FUNCTION amp.caller() IS
 'The role that SQL runs as outside of SECURITY DEFINER functions: the login role, or what SET ROLE chose.';

@@ -22,22 +22,23 @@ GRANT EXECUTE ON FUNCTION
     amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
     TO PUBLIC;
 
--- Members with users.manage, and operators.
+-- Members, who need users.manage, and operators, whom the functions below let do the work itself.
 GRANT EXECUTE ON FUNCTION
     amp.invite_user(text, text, text), amp.set_user_role(text, text, text), amp.remove_user(text, text), amp.users(text),
-    amp.define_role(text, text[]), amp.drop_role(text)
+    amp.add_own_member(text, text, text), amp.change_own_member(text, text, text), amp.drop_own_member(text, text),
+    amp.own_members_document(text), amp.define_role(text, text[]), amp.drop_role(text)
     TO PUBLIC;
 
 -- Usage of one's own tenant.
-GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text), amp.own_usage_document(text, text) TO PUBLIC;
 
 -- Table owners: these run with the caller's own rights; the registering ones check that he owns the table.
 GRANT EXECUTE ON FUNCTION
     amp.protect(regclass, name, text, text, text, text, text, boolean, boolean), amp.unprotect(regclass),
     amp.share_table(regclass), amp.protect_schema(name, name, text, text, boolean), amp.meter(regclass, text),
-    amp.register_protection(regclass, name, text, text, text, text), amp.forget_table(regclass), amp.register_shared(regclass),
+    amp.lock_registry(), amp.register_protection(regclass, name, text, text, text, text), amp.forget_table(regclass), amp.register_shared(regclass),
     amp.register_schema(name, name), amp.register_meter(regclass, text),
-    amp.assert_owner(regclass), amp.assert_table(regclass), amp.assert_metric(text), amp.tenant_function(regclass, name),
+    amp.assert_owner(regclass), amp.assert_table(regclass), amp.assert_metric(text), amp.assert_permissions(text[]), amp.tenant_function(regclass, name),
     amp.qualified(regclass), amp.descendants(regclass), amp.policies(regclass, name, text, text, text, text, text),
     amp.plain_foreign_keys(regclass),
     amp.compose_foreign_key(name, regclass, regclass, name, name, name[], name[], text, boolean),
@@ -48,5 +49,7 @@ GRANT EXECUTE ON FUNCTION
 -- Operators of the platform.
 GRANT EXECUTE ON FUNCTION
     amp.create_tenant(text, text, jsonb, text), amp.suspend_tenant(text), amp.activate_tenant(text), amp.delete_tenant(text),
-    amp.register_permission(text, text, text[])
+    amp.register_permission(text, text, text[]),
+    amp.add_member(text, text, text), amp.change_member(text, text, text), amp.drop_member(text, text),
+    amp.members_document(text), amp.usage_document(text, text)
     TO amp_operator;

@@ -1,6 +1,14 @@
 -- amp.protect() and its opposites. They run with the caller's rights, so that only a table's owner can use them; the registry
 -- is written by register_protection(), which checks ownership again.
 
+CREATE FUNCTION amp.lock_registry() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE amp.protected_tables IN SHARE ROW EXCLUSIVE MODE;
+END
+$$;
+COMMENT ON FUNCTION amp.lock_registry() IS 'Internal: one session at a time changes what is protected; reading goes on.';
+
 CREATE FUNCTION amp.register_protection(
         relation regclass, tenant_column name, read text, "insert" text, "update" text, "delete" text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -21,12 +29,17 @@ CREATE FUNCTION amp.forget_table(relation regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM amp.assert_owner(relation);
+    -- By what is so, not only by who calls: a table that is still protected is not forgotten.
+    IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polname = 'amp_tenant') THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is protected', relation),
+            HINT = 'Use amp.unprotect().';
+    END IF;
     DELETE FROM amp.protected_tables p WHERE p.relation = forget_table.relation;
     DELETE FROM amp.shared_tables s WHERE s.relation = forget_table.relation;
     DELETE FROM amp.meters m WHERE m.relation = forget_table.relation;
 END
 $$;
-COMMENT ON FUNCTION amp.forget_table(regclass) IS 'Internal: drops a table from the registry, for its owner.';
+COMMENT ON FUNCTION amp.forget_table(regclass) IS 'Internal: drops a table that is protected no more from the registry, for its owner.';
 
 CREATE FUNCTION amp.assert_table(relation regclass) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -163,7 +176,6 @@ DECLARE
     relation CONSTANT regclass := $1;
     named text;
     tenant_function text;
-    permission text;
     present record;
     before jsonb;
     policy record;
@@ -182,13 +194,10 @@ BEGIN
     "insert" := coalesce("insert", write);
     "update" := coalesce("update", write);
     "delete" := coalesce("delete", write);
-    FOREACH permission IN ARRAY ARRAY[read, "insert", "update", "delete"] LOOP
-        IF permission IS NOT NULL AND NOT EXISTS (SELECT FROM amp.permissions p WHERE p.name = permission) THEN
-            RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = format('permission "%s" is not registered', left(permission, 100)),
-                HINT = 'See amp.permissions; an operator adds one with amp.register_permission().';
-        END IF;
-    END LOOP;
-    -- Before anything is looked at: whoever writes to the table now is waited for, and whoever comes later finds it protected.
+    PERFORM amp.assert_permissions(ARRAY[read, "insert", "update", "delete"]);
+    -- Before anything is looked at: another session that protects is waited for, so that each sees the other's tables and their
+    -- foreign keys; so is whoever writes to the table now, and whoever comes later finds it protected.
+    PERFORM amp.lock_registry();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', named);
     tenant_function := amp.tenant_function(relation, tenant_column);
 
@@ -432,8 +441,9 @@ CREATE FUNCTION amp.protect_schema(schema name, tenant_column name DEFAULT 'tena
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    relation regclass;
+    root regclass;
     roots regclass[];
+    noted amp.protected_tables;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = $1) THEN
         RAISE EXCEPTION USING ERRCODE = '3F000', MESSAGE = format('schema %s does not exist', coalesce(quote_ident($1), 'NULL')),
@@ -443,6 +453,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '42809', MESSAGE = format('schema %I is not an application''s', $1),
             HINT = 'Name a schema of your application.';
     END IF;
+    PERFORM amp.assert_permissions(ARRAY[read, write]);
     PERFORM amp.register_schema($1, tenant_column);
     SELECT array_agg(c.oid::regclass ORDER BY c.oid) INTO roots
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -453,14 +464,19 @@ BEGIN
     PERFORM amp.assert_table(r), amp.tenant_function(r, tenant_column),
             amp.register_protection(r, tenant_column, read, write, write, write)
     FROM unnest(roots) r
-    WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r AND a.attname = tenant_column AND NOT a.attisdropped);
-    FOREACH relation IN ARRAY coalesce(roots, '{}') LOOP
-        IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column AND NOT a.attisdropped) THEN
-            RETURN QUERY SELECT p.* FROM amp.protect(relation, tenant_column, read, write, fix => protect_schema.fix) p;
+    WHERE NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = r)
+      AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r AND a.attname = tenant_column AND NOT a.attisdropped);
+    FOREACH root IN ARRAY coalesce(roots, '{}') LOOP
+        -- With what was just noted, or with what it was protected with before.
+        SELECT p.* INTO noted FROM amp.protected_tables p WHERE p.relation = root;
+        IF FOUND THEN
+            RETURN QUERY SELECT p.* FROM amp.protect(
+                root, noted.tenant_column, noted.read_permission, NULL, noted.insert_permission, noted.update_permission,
+                noted.delete_permission, fix => protect_schema.fix) p;
         ELSE
-            status := 'left'; object := format('table %s', relation);
+            status := 'left'; object := format('table %s', root);
             what := format('has no column %I', tenant_column);
-            remedy := format('Add the column and run amp.protect(%1$L), or SELECT amp.share_table(%1$L)', amp.qualified(relation));
+            remedy := format('Add the column and run amp.protect(%1$L), or SELECT amp.share_table(%1$L)', amp.qualified(root));
             RETURN NEXT;
         END IF;
     END LOOP;

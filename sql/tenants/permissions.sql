@@ -32,6 +32,21 @@ $$;
 COMMENT ON FUNCTION amp.register_permission(text, text, text[]) IS
 'Operator: adds a permission of the application''s own; roles are the built-in ones that hold it; admin always does. Errors: TN004, 22023 bad name, description or roles, 23505 registered already.';
 
+CREATE FUNCTION amp.assert_permissions(permissions text[]) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    unknown text;
+BEGIN
+    SELECT u INTO unknown FROM unnest(permissions) u
+    WHERE u IS NOT NULL AND NOT EXISTS (SELECT FROM amp.permissions p WHERE p.name = u) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = format('permission "%s" is not registered', left(unknown, 100)),
+            HINT = 'See amp.permissions; an operator adds one with amp.register_permission().';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION amp.assert_permissions(text[]) IS 'Internal: raises 42704 unless all of them are registered; NULL is none.';
+
 CREATE FUNCTION amp.role_permissions(tenant_id text, role text) RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN role IN ('admin', 'operator', 'viewer')
@@ -42,46 +57,58 @@ CREATE FUNCTION amp.role_permissions(tenant_id text, role text) RETURNS text[]
 $$;
 COMMENT ON FUNCTION amp.role_permissions(text, text) IS 'Internal: what a role holds in a tenant; NULL if there is no such role.';
 
+-- An operator's rights are EXECUTE on the functions that do the work (add_member() and the like): PostgreSQL checks that for
+-- whoever really calls. A member's are checked here, by the context. Both come in by the same name, such as invite_user().
+
+CREATE FUNCTION amp.lock_tenant(tenant text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- One change to a tenant's people at a time: counting the admins must not race. An update, not a lock: under REPEATABLE
+    -- READ the second of two has to fail, for its snapshot does not show what the first one did.
+    UPDATE amp.tenants t SET updated_at = now() WHERE t.id = tenant AND t.status <> 'deleted';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN002',
+            MESSAGE = format('tenant "%s" is unknown', left(tenant, 64)), HINT = 'See amp.tenants.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION amp.lock_tenant(text) IS 'Internal: serializes changes to a tenant''s people. Errors: TN002.';
+
 CREATE FUNCTION amp.managed_tenant(tenant_id text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    chosen text;
+    own text := amp.own_tenant(managed_tenant.tenant_id);
 BEGIN
-    IF amp.is_operator() AND tenant_id IS NOT NULL THEN
-        chosen := tenant_id;
-    ELSIF amp.is_operator() AND coalesce(current_setting('amp.tenant_id', true), '') = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = 'which tenant?',
-            DETAIL = 'An operator has no tenant of his own.', HINT = 'Pass tenant_id => ''…''.';
-    ELSE
-        chosen := amp.tenant_id();
-        IF tenant_id <> chosen THEN
-            RAISE EXCEPTION USING ERRCODE = 'TN003',
-                MESSAGE = format('this session acts for tenant "%s", not for "%s"', chosen, left(tenant_id, 64)),
-                HINT = 'Leave tenant_id out, or set the context to that tenant in another transaction.';
-        END IF;
-        PERFORM amp.require_permission('users.manage');
-    END IF;
-    -- One change to a tenant's people at a time: counting the admins must not race. An update, not a lock: under REPEATABLE
-    -- READ the second of two has to fail, for its snapshot does not show what the first one did.
-    UPDATE amp.tenants t SET updated_at = now() WHERE t.id = chosen AND t.status <> 'deleted';
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = format('tenant "%s" is unknown', left(chosen, 64)),
-            HINT = 'See amp.tenants.';
-    END IF;
-    RETURN chosen;
+    PERFORM amp.require_permission('users.manage');
+    PERFORM amp.lock_tenant(own);
+    -- Whom we waited for may have taken it away.
+    PERFORM amp.require_permission('users.manage');
+    RETURN own;
 END
 $$;
 COMMENT ON FUNCTION amp.managed_tenant(text) IS
-'Internal: the tenant whose people the caller may manage, its row locked. Operators name any; others need users.manage in their own.';
+'Internal: the session''s tenant, locked, if the session has users.manage in it. Errors: TN001, TN002, TN003 another tenant, TN004.';
+
+CREATE FUNCTION amp.own_tenant(tenant_id text) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    own text := amp.tenant_id();
+BEGIN
+    IF tenant_id <> own THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN003',
+            MESSAGE = format('this session acts for tenant "%s", not for "%s"', own, left(tenant_id, 64)),
+            HINT = 'Leave tenant_id out, or set the context to that tenant in another transaction.';
+    END IF;
+    RETURN own;
+END
+$$;
+COMMENT ON FUNCTION amp.own_tenant(text) IS 'Internal: the session''s tenant, which tenant_id has to be if it is given. Errors: as tenant_id(), TN003.';
 
 CREATE FUNCTION amp.assert_holds(permissions text[], purpose text) RETURNS void
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     permission text;
 BEGIN
-    IF amp.is_operator() AND coalesce(current_setting('amp.tenant_id', true), '') = '' THEN
-        RETURN;
-    END IF;
     FOREACH permission IN ARRAY permissions LOOP
         IF NOT amp.has_permission(permission) THEN
             RAISE EXCEPTION USING ERRCODE = 'TN004',
@@ -92,13 +119,12 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION amp.assert_holds(text[], text) IS 'Internal: raises TN004 unless the session holds all of these permissions; an operator may give any.';
+COMMENT ON FUNCTION amp.assert_holds(text[], text) IS 'Internal: raises TN004 unless the session holds all of these permissions.';
 
 CREATE FUNCTION amp.define_role(name text, permissions text[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     tenant text := amp.managed_tenant(NULL);
-    unknown text;
 BEGIN
     IF name IS NULL OR name !~ '^[a-z][a-z0-9_-]{0,62}$' THEN
         RAISE EXCEPTION USING ERRCODE = '22023',
@@ -113,12 +139,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = format('role "%s" needs a list of permissions', name),
             HINT = 'An empty list is one; NULL is not.';
     END IF;
-    SELECT u INTO unknown FROM unnest(permissions) u
-    WHERE NOT EXISTS (SELECT FROM amp.permissions p WHERE p.name = u) LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = format('permission "%s" is not registered', left(unknown, 100)),
-            HINT = 'See amp.permissions.';
-    END IF;
+    PERFORM amp.assert_permissions(permissions);
     PERFORM amp.assert_holds(permissions, format('role "%s"', name));
     PERFORM amp.assert_holds(amp.role_permissions(tenant, name), format('changing role "%s"', name))
     WHERE amp.role_permissions(tenant, name) IS NOT NULL;

@@ -1,5 +1,6 @@
 -- Tenants, users, members, roles, permissions. src/context/catalog.rs reads the leading columns by number: append only.
--- Nobody has privileges to write here; the functions of this folder do, after their own checks.
+-- Nobody has privileges to write here; the functions of this folder do, after their own checks. No foreign keys between these
+-- tables: pg_restore -j loads them in any order, and nothing but those functions writes, which delete neither tenants nor users.
 
 CREATE TABLE amp.tenants (
     id text COLLATE "C" CONSTRAINT tenants_pkey PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9_-]{1,64}$'),
@@ -17,15 +18,15 @@ COMMENT ON TABLE amp.tenants IS 'Isolated organisations. A session sees its own 
 CREATE TABLE amp.app_users (
     id text COLLATE "C" CONSTRAINT app_users_pkey PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9_-]{1,64}$'),
     email text NOT NULL,
-    default_tenant_id text COLLATE "C" REFERENCES amp.tenants,
+    default_tenant_id text COLLATE "C",
     created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX app_users_email_key ON amp.app_users (lower(email));
 COMMENT ON TABLE amp.app_users IS 'People. A session sees the members of its own tenant.';
 
 CREATE TABLE amp.members (
-    tenant_id text COLLATE "C" NOT NULL REFERENCES amp.tenants,
-    user_id text COLLATE "C" NOT NULL REFERENCES amp.app_users,
+    tenant_id text COLLATE "C" NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
     role text COLLATE "C" NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT members_pkey PRIMARY KEY (tenant_id, user_id)
@@ -34,7 +35,7 @@ CREATE INDEX members_user_id_idx ON amp.members (user_id);
 COMMENT ON TABLE amp.members IS 'Who belongs to which tenant, with which role. A session sees its own tenant''s members.';
 
 CREATE TABLE amp.roles (
-    tenant_id text COLLATE "C" NOT NULL REFERENCES amp.tenants,
+    tenant_id text COLLATE "C" NOT NULL,
     name text COLLATE "C" NOT NULL CHECK (name ~ '^[a-z][a-z0-9_-]{0,62}$'),
     permissions text[] COLLATE "C" NOT NULL,
     CONSTRAINT roles_pkey PRIMARY KEY (tenant_id, name)
@@ -62,7 +63,8 @@ INSERT INTO amp.permissions (name, management, roles, description, built_in) VAL
     ('billing.configure', true, '{admin}', 'Configure billing', true);
 
 -- Every change that can make a cached answer untrue tells the backends; ALWAYS, so that replication's apply does too. New
--- rows need none, where only positive answers are kept: except permissions, which add to what roles hold.
+-- rows need none, where only positive answers are kept: except permissions, which add to what roles hold. But the transaction
+-- that makes new rows must not keep answers that rest on them: it may roll back.
 CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE OF id, status ON amp.tenants
     FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
 CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.tenants EXECUTE FUNCTION amp.invalidate();
@@ -78,6 +80,14 @@ CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.roles EXECUTE FUNCTION a
 CREATE TRIGGER amp_invalidate AFTER INSERT OR DELETE OR UPDATE ON amp.permissions
     FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
 CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.permissions EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.tenants EXECUTE FUNCTION amp.mark_uncommitted();
+CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.app_users EXECUTE FUNCTION amp.mark_uncommitted();
+CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.members EXECUTE FUNCTION amp.mark_uncommitted();
+CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.roles EXECUTE FUNCTION amp.mark_uncommitted();
+ALTER TABLE amp.tenants ENABLE ALWAYS TRIGGER amp_uncommitted;
+ALTER TABLE amp.app_users ENABLE ALWAYS TRIGGER amp_uncommitted;
+ALTER TABLE amp.members ENABLE ALWAYS TRIGGER amp_uncommitted;
+ALTER TABLE amp.roles ENABLE ALWAYS TRIGGER amp_uncommitted;
 ALTER TABLE amp.tenants ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
 ALTER TABLE amp.app_users ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
 ALTER TABLE amp.members ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;

@@ -1,43 +1,7 @@
--- People and their membership.
+-- People and their membership. Each verb has three functions: the one that clients call; its way for a member of the tenant,
+-- who needs users.manage and can give or take only what he holds; and the work itself, which an operator may call directly.
 
-CREATE FUNCTION amp.invite_user(email text, role text, tenant_id text DEFAULT NULL) RETURNS jsonb
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    tenant text := amp.managed_tenant(invite_user.tenant_id);
-    -- One spelling: somebody else's would tell that he was known before.
-    address text := lower(btrim(invite_user.email));
-    person text;
-BEGIN
-    IF address IS NULL OR address !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' OR length(address) > 254 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023',
-            MESSAGE = format('invalid e-mail address %s', coalesce(quote_literal(left(address, 64)), 'NULL')),
-            HINT = 'Pass one address, such as newuser@example.com.';
-    END IF;
-    PERFORM amp.assert_grantable(tenant, invite_user.role);
-    INSERT INTO amp.app_users (id, email, default_tenant_id) VALUES (amp.new_id('user_'), address, tenant)
-    ON CONFLICT (lower(email)) DO NOTHING RETURNING id INTO person;
-    IF person IS NULL THEN
-        SELECT u.id INTO person FROM amp.app_users u WHERE lower(u.email) = lower(address);
-    END IF;
-    IF person IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'the same person was invited at the same time',
-            HINT = 'Run the transaction again.';
-    END IF;
-    INSERT INTO amp.members (tenant_id, user_id, role) VALUES (tenant, person, invite_user.role)
-    ON CONFLICT ON CONSTRAINT members_pkey DO NOTHING;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('"%s" is a member of tenant "%s" already', address, tenant),
-            HINT = 'Change his role with amp.set_user_role().';
-    END IF;
-    UPDATE amp.app_users u SET default_tenant_id = tenant WHERE u.id = person AND u.default_tenant_id IS NULL;
-    RETURN jsonb_build_object('id', person, 'email', address, 'role', invite_user.role, 'tenant_id', tenant);
-END
-$$;
-COMMENT ON FUNCTION amp.invite_user(text, text, text) IS
-'users.manage, or an operator naming a tenant: makes a person (new, or known by e-mail, case-insensitive) a member. Returns id, email, role, tenant_id. Errors: TN001, TN002, TN003 another tenant, TN004 not permitted or the role holds more than you do, 22023 bad e-mail, 42704 unknown role, 23505 a member already.';
-
-CREATE FUNCTION amp.assert_grantable(tenant text, role text) RETURNS void
+CREATE FUNCTION amp.assert_role(tenant text, role text) RETURNS text[]
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     held text[] := amp.role_permissions(tenant, role);
@@ -47,27 +11,26 @@ BEGIN
             MESSAGE = format('role %s does not exist in tenant "%s"', coalesce(quote_literal(left(role, 64)), 'NULL'), tenant),
             HINT = 'Choose admin, operator, viewer, or one made by amp.define_role().';
     END IF;
-    PERFORM amp.assert_holds(held, format('role "%s"', role));
+    RETURN held;
 END
 $$;
-COMMENT ON FUNCTION amp.assert_grantable(text, text) IS 'Internal: raises unless the role exists and holds nothing that the session does not hold.';
+COMMENT ON FUNCTION amp.assert_role(text, text) IS 'Internal: what a role holds. Errors: 42704 there is no such role.';
 
-CREATE FUNCTION amp.changeable_role(tenant text, user_id text) RETURNS text
+CREATE FUNCTION amp.member_role(tenant text, user_id text) RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     present text;
 BEGIN
-    SELECT m.role INTO present FROM amp.members m WHERE m.tenant_id = tenant AND m.user_id = changeable_role.user_id;
+    SELECT m.role INTO present FROM amp.members m WHERE m.tenant_id = tenant AND m.user_id = member_role.user_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'TN003',
             MESSAGE = format('user %s is not a member of tenant "%s"', coalesce(quote_literal(left(user_id, 64)), 'NULL'), tenant),
             HINT = 'See amp.users().';
     END IF;
-    PERFORM amp.assert_holds(amp.role_permissions(tenant, present), format('changing a member with role "%s"', present));
     RETURN present;
 END
 $$;
-COMMENT ON FUNCTION amp.changeable_role(text, text) IS 'Internal: a member''s present role, if the session holds all that it holds. Errors: TN003, TN004.';
+COMMENT ON FUNCTION amp.member_role(text, text) IS 'Internal: a member''s present role. Errors: TN003.';
 
 CREATE FUNCTION amp.assert_other_admin(tenant text, user_id text) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -82,77 +45,192 @@ END
 $$;
 COMMENT ON FUNCTION amp.assert_other_admin(text, text) IS 'Internal: raises TN004 if nobody else is an admin of the tenant.';
 
-CREATE FUNCTION amp.set_user_role(user_id text, role text, tenant_id text DEFAULT NULL) RETURNS jsonb
+-- Inviting.
+
+CREATE FUNCTION amp.add_member(tenant text, email text, role text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    -- One spelling: somebody else's would tell that he was known before.
+    address text := lower(btrim(add_member.email));
+    person text;
+BEGIN
+    IF address IS NULL OR address !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' OR length(address) > 254 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('invalid e-mail address %s', coalesce(quote_literal(left(address, 64)), 'NULL')),
+            HINT = 'Pass one address, such as newuser@example.com.';
+    END IF;
+    PERFORM amp.lock_tenant(tenant);
+    PERFORM amp.assert_role(tenant, add_member.role);
+    INSERT INTO amp.app_users (id, email, default_tenant_id) VALUES (amp.new_id('user_'), address, tenant)
+    ON CONFLICT (lower(email)) DO NOTHING RETURNING id INTO person;
+    IF person IS NULL THEN
+        SELECT u.id INTO person FROM amp.app_users u WHERE lower(u.email) = address;
+    END IF;
+    IF person IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'the same person was invited at the same time',
+            HINT = 'Run the transaction again.';
+    END IF;
+    INSERT INTO amp.members (tenant_id, user_id, role) VALUES (tenant, person, add_member.role)
+    ON CONFLICT ON CONSTRAINT members_pkey DO NOTHING;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('"%s" is a member of tenant "%s" already', address, tenant),
+            HINT = 'Change his role with amp.set_user_role().';
+    END IF;
+    UPDATE amp.app_users u SET default_tenant_id = tenant WHERE u.id = person AND u.default_tenant_id IS NULL;
+    RETURN jsonb_build_object('id', person, 'email', address, 'role', add_member.role, 'tenant_id', tenant);
+END
+$$;
+COMMENT ON FUNCTION amp.add_member(text, text, text) IS 'Operator: the work of invite_user().';
+
+CREATE FUNCTION amp.add_own_member(tenant_id text, email text, role text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant text := amp.managed_tenant(set_user_role.tenant_id);
-    present text := amp.changeable_role(tenant, set_user_role.user_id);
+    tenant text := amp.managed_tenant(add_own_member.tenant_id);
 BEGIN
-    PERFORM amp.assert_grantable(tenant, set_user_role.role);
-    IF present = 'admin' AND set_user_role.role <> 'admin' THEN
-        PERFORM amp.assert_other_admin(tenant, set_user_role.user_id);
+    PERFORM amp.assert_holds(amp.assert_role(tenant, role), format('role "%s"', role));
+    RETURN amp.add_member(tenant, email, role);
+END
+$$;
+COMMENT ON FUNCTION amp.add_own_member(text, text, text) IS 'Member: invite_user() in the session''s own tenant.';
+
+CREATE FUNCTION amp.invite_user(email text, role text, tenant_id text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
+        RETURN amp.add_member(tenant_id, email, role);
     END IF;
-    UPDATE amp.members m SET role = set_user_role.role
-    WHERE m.tenant_id = tenant AND m.user_id = set_user_role.user_id;
-    RETURN (SELECT jsonb_build_object('id', u.id, 'email', u.email, 'role', set_user_role.role, 'tenant_id', tenant)
-            FROM amp.app_users u WHERE u.id = set_user_role.user_id);
+    RETURN amp.add_own_member(tenant_id, email, role);
+END
+$$;
+COMMENT ON FUNCTION amp.invite_user(text, text, text) IS
+'users.manage, or an operator naming a tenant: makes a person (new, or known by e-mail, case-insensitive) a member. Returns id, email, role, tenant_id. Errors: TN001, TN002, TN003 another tenant, TN004 not permitted or the role holds more than you do, 22023 bad e-mail, 42704 unknown role, 23505 a member already.';
+
+-- Changing a role.
+
+CREATE FUNCTION amp.change_member(tenant text, user_id text, role text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.lock_tenant(tenant);
+    PERFORM amp.assert_role(tenant, change_member.role);
+    IF amp.member_role(tenant, change_member.user_id) = 'admin' AND change_member.role <> 'admin' THEN
+        PERFORM amp.assert_other_admin(tenant, change_member.user_id);
+    END IF;
+    UPDATE amp.members m SET role = change_member.role
+    WHERE m.tenant_id = tenant AND m.user_id = change_member.user_id;
+    RETURN (SELECT jsonb_build_object('id', u.id, 'email', u.email, 'role', change_member.role, 'tenant_id', tenant)
+            FROM amp.app_users u WHERE u.id = change_member.user_id);
+END
+$$;
+COMMENT ON FUNCTION amp.change_member(text, text, text) IS 'Operator: the work of set_user_role().';
+
+CREATE FUNCTION amp.change_own_member(tenant_id text, user_id text, role text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    tenant text := amp.managed_tenant(change_own_member.tenant_id);
+    present text := amp.member_role(tenant, change_own_member.user_id);
+BEGIN
+    PERFORM amp.assert_holds(amp.role_permissions(tenant, present), format('changing a member with role "%s"', present));
+    PERFORM amp.assert_holds(amp.assert_role(tenant, role), format('role "%s"', role));
+    RETURN amp.change_member(tenant, user_id, role);
+END
+$$;
+COMMENT ON FUNCTION amp.change_own_member(text, text, text) IS 'Member: set_user_role() in the session''s own tenant.';
+
+CREATE FUNCTION amp.set_user_role(user_id text, role text, tenant_id text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
+        RETURN amp.change_member(tenant_id, user_id, role);
+    END IF;
+    RETURN amp.change_own_member(tenant_id, user_id, role);
 END
 $$;
 COMMENT ON FUNCTION amp.set_user_role(text, text, text) IS
 'users.manage, or an operator naming a tenant: changes a member''s role, from every session''s next statement on. Returns id, email, role, tenant_id. Errors: TN001, TN002, TN003, TN004 not permitted, not held, or the last admin, 42704 unknown role.';
 
-CREATE FUNCTION amp.remove_user(user_id text, tenant_id text DEFAULT NULL) RETURNS void
+-- Removing.
+
+CREATE FUNCTION amp.drop_member(tenant text, user_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.lock_tenant(tenant);
+    IF amp.member_role(tenant, drop_member.user_id) = 'admin' THEN
+        PERFORM amp.assert_other_admin(tenant, drop_member.user_id);
+    END IF;
+    DELETE FROM amp.members m WHERE m.tenant_id = tenant AND m.user_id = drop_member.user_id;
+    UPDATE amp.app_users u SET default_tenant_id = NULL
+    WHERE u.id = drop_member.user_id AND u.default_tenant_id = tenant;
+END
+$$;
+COMMENT ON FUNCTION amp.drop_member(text, text) IS 'Operator: the work of remove_user().';
+
+CREATE FUNCTION amp.drop_own_member(tenant_id text, user_id text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant text := amp.managed_tenant(remove_user.tenant_id);
+    tenant text := amp.managed_tenant(drop_own_member.tenant_id);
+    present text := amp.member_role(tenant, drop_own_member.user_id);
 BEGIN
-    IF amp.changeable_role(tenant, remove_user.user_id) = 'admin' THEN
-        PERFORM amp.assert_other_admin(tenant, remove_user.user_id);
+    PERFORM amp.assert_holds(amp.role_permissions(tenant, present), format('changing a member with role "%s"', present));
+    PERFORM amp.drop_member(tenant, user_id);
+END
+$$;
+COMMENT ON FUNCTION amp.drop_own_member(text, text) IS 'Member: remove_user() in the session''s own tenant.';
+
+CREATE FUNCTION amp.remove_user(user_id text, tenant_id text DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
+        PERFORM amp.drop_member(tenant_id, user_id);
+    ELSE
+        PERFORM amp.drop_own_member(tenant_id, user_id);
     END IF;
-    DELETE FROM amp.members m WHERE m.tenant_id = tenant AND m.user_id = remove_user.user_id;
-    UPDATE amp.app_users u SET default_tenant_id = NULL
-    WHERE u.id = remove_user.user_id AND u.default_tenant_id = tenant;
 END
 $$;
 COMMENT ON FUNCTION amp.remove_user(text, text) IS
 'users.manage, or an operator naming a tenant: ends a membership, from every session''s next statement on. Errors: TN001, TN002, TN003, TN004 not permitted, not held, or the last admin.';
 
-CREATE FUNCTION amp.users(tenant_id text DEFAULT NULL) RETURNS jsonb
+-- Listing.
+
+CREATE FUNCTION amp.assert_tenant(tenant text) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    tenant text := amp.readable_tenant(users.tenant_id);
 BEGIN
+    IF NOT EXISTS (SELECT FROM amp.tenants t WHERE t.id = tenant) THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = format('tenant "%s" is unknown', left(tenant, 64)),
+            HINT = 'See amp.tenants.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION amp.assert_tenant(text) IS 'Internal: raises TN002 unless the tenant exists, active or not.';
+
+CREATE FUNCTION amp.members_document(tenant text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_tenant(tenant);
     RETURN jsonb_build_object('data', coalesce((
         SELECT jsonb_agg(jsonb_build_object('id', u.id, 'email', u.email, 'role', m.role) ORDER BY lower(u.email))
         FROM amp.members m JOIN amp.app_users u ON u.id = m.user_id
         WHERE m.tenant_id = tenant), '[]'));
 END
 $$;
-COMMENT ON FUNCTION amp.users(text) IS
-'The members of the session''s tenant, or of any for an operator: {"data": [{"id", "email", "role"}]}, by e-mail. Errors: TN001, TN002, TN003 another tenant.';
+COMMENT ON FUNCTION amp.members_document(text) IS 'Operator: the work of users().';
 
-CREATE FUNCTION amp.readable_tenant(tenant_id text) RETURNS text
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    own text;
+CREATE FUNCTION amp.own_members_document(tenant_id text) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT amp.members_document(amp.own_tenant(tenant_id)) $$;
+COMMENT ON FUNCTION amp.own_members_document(text) IS 'Member: users() of the session''s own tenant.';
+
+CREATE FUNCTION amp.users(tenant_id text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF amp.is_operator() AND tenant_id IS NOT NULL THEN
-        IF NOT EXISTS (SELECT FROM amp.tenants t WHERE t.id = readable_tenant.tenant_id) THEN
-            RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = format('tenant "%s" is unknown', left(tenant_id, 64)),
-                HINT = 'See amp.tenants.';
-        END IF;
-        RETURN tenant_id;
+    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
+        RETURN amp.members_document(tenant_id);
     END IF;
-    own := amp.tenant_id();
-    IF tenant_id <> own THEN
-        RAISE EXCEPTION USING ERRCODE = 'TN003',
-            MESSAGE = format('this session acts for tenant "%s", not for "%s"', own, left(tenant_id, 64)),
-            HINT = 'Leave tenant_id out, or set the context to that tenant in another transaction.';
-    END IF;
-    RETURN own;
+    RETURN amp.own_members_document(tenant_id);
 END
 $$;
-COMMENT ON FUNCTION amp.readable_tenant(text) IS 'Internal: the tenant whose documents the caller may read: his own, or any for an operator.';
+COMMENT ON FUNCTION amp.users(text) IS
+'The members of the session''s tenant, or of any for an operator: {"data": [{"id", "email", "role"}]}, by e-mail. Errors: TN001, TN002, TN003 another tenant.';
 
 CREATE FUNCTION amp.my_tenants() RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

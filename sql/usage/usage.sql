@@ -76,15 +76,15 @@ $$;
 COMMENT ON FUNCTION amp.record_usage(text, bigint, text) IS
 'Adds to a counter of the session''s tenant for today (UTC); exact, transactional, waiting for no other session. True if counted, false if this idempotency key was counted before. Errors: as tenant_id(), 22023 bad metric, amount or key, or a key used for another amount.';
 
-CREATE FUNCTION amp.usage(tenant_id text DEFAULT NULL, period text DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION amp.usage_document(tenant text, period text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant text := amp.readable_tenant(usage.tenant_id);
-    month text := coalesce(usage.period, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM'));
+    month text := coalesce(usage_document.period, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM'));
     first_day date;
     totals jsonb;
     monthly_limit jsonb;
 BEGIN
+    PERFORM amp.assert_tenant(tenant);
     IF month !~ '^[0-9]{4}-(0[1-9]|1[0-2])$' OR month < '0001' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid period %L', left(month, 20)),
             HINT = 'Pass a calendar month (UTC) as YYYY-MM, such as 2024-01.';
@@ -107,6 +107,22 @@ BEGIN
             'monthly_limit_cents', monthly_limit,
             'percent_used', CASE WHEN monthly_limit <> 'null'
                 THEN round((totals->>'cost_cents')::numeric * 100 / monthly_limit::numeric, 2) END));
+END
+$$;
+COMMENT ON FUNCTION amp.usage_document(text, text) IS 'Operator: the work of usage().';
+
+CREATE FUNCTION amp.own_usage_document(tenant_id text, period text) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT amp.usage_document(amp.own_tenant(tenant_id), period) $$;
+COMMENT ON FUNCTION amp.own_usage_document(text, text) IS 'Member: usage() of the session''s own tenant.';
+
+CREATE FUNCTION amp.usage(tenant_id text DEFAULT NULL, period text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
+        RETURN amp.usage_document(tenant_id, period);
+    END IF;
+    RETURN amp.own_usage_document(tenant_id, period);
 END
 $$;
 COMMENT ON FUNCTION amp.usage(text, text) IS

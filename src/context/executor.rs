@@ -4,7 +4,7 @@
 //! on its own; here it does, at every statement and every FETCH (P6). Resolving before the first row makes a missing context
 //! an error on an empty table too (P2), and comes before parallel workers start, which need the answer.
 
-use super::{catalog, parallel, resolve, settings};
+use super::{catalog, parallel, resolve, session, settings};
 use crate::backend::Local;
 use crate::{compat, error};
 use pgrx::pg_sys;
@@ -73,12 +73,15 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
     // SAFETY: by the contract above; the plan lives as long as the query.
     unsafe {
         let plan = &*(*query).plannedstmt;
-        let isolated = plan.dependsOnRole && depends_on_tenant(plan);
-        if !isolated && !settings::any() || parallel::is_worker() {
+        let (isolated, claims) = (depends_on_tenant(plan), settings::any());
+        if !isolated && !claims || parallel::is_worker() {
             return;
         }
         AcceptInvalidationMessages();
         resolve::check_login_role();
+        if claims && !session::known_to_be_bound() {
+            error::guarded(resolve::check_bypass);
+        }
         if isolated && resolve::tenant_text().is_none() {
             error::guarded(|| resolve::current().map(|_| ()));
         }

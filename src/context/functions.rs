@@ -4,13 +4,11 @@
 //! goes through `guarded`, which turns an error into PostgreSQL's after Rust has cleaned up.
 
 use super::{parallel, resolve, session, settings, transaction};
-use crate::backend::Local;
 use crate::error::{Code, Error, guarded};
 use crate::id;
 use crate::tenants::permissions;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys, varlena};
-use std::cell::{Cell, UnsafeCell};
 
 /// Exports a version-1 function under its own name.
 macro_rules! raw_function {
@@ -50,61 +48,46 @@ unsafe fn resolve_tenant() -> Datum {
     unsafe { guarded(|| Key::Text.of(&*resolve::current()?)) }
 }
 
-/// The uuid and the number of the pinned tenant, for the transaction and the generation that they were made in.
-static UUID: Local<UnsafeCell<[u8; 16]>> = Local::new(UnsafeCell::new([0; 16]));
-static UUID_MADE: Local<Cell<u64>> = Local::new(Cell::new(0));
-static BIGINT: Local<Cell<(u64, i64)>> = Local::new(Cell::new((0, 0)));
-
 raw_function! {
     /// `amp.tenant_uuid() → uuid`
-    amp_tenant_uuid, pg_finfo_amp_tenant_uuid, |_fcinfo| {
-        if UUID_MADE.get() == transaction::generation() {
-            return Datum::from(UUID.get());
-        }
-        // SAFETY: this frame owns nothing.
-        unsafe { make_uuid() }
+    amp_tenant_uuid, pg_finfo_amp_tenant_uuid, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe { tenant_key(fcinfo, Key::Uuid) }
     }
 }
 
 raw_function! {
     /// `amp.tenant_bigint() → bigint`
-    amp_tenant_bigint, pg_finfo_amp_tenant_bigint, |_fcinfo| {
-        let (generation, number) = BIGINT.get();
-        if generation == transaction::generation() {
-            return Datum::from(number);
+    amp_tenant_bigint, pg_finfo_amp_tenant_bigint, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe { tenant_key(fcinfo, Key::Bigint) }
+    }
+}
+
+/// # Safety
+/// `fcinfo` is the function manager's; the function has no arguments.
+#[inline(always)]
+unsafe fn tenant_key(fcinfo: FunctionCallInfo, key: Key) -> Datum {
+    // SAFETY: by the contract above; this frame owns nothing.
+    unsafe {
+        match remembered(fcinfo) {
+            Some(Some(known)) => known,
+            _ => make_key(fcinfo, key),
         }
-        // SAFETY: this frame owns nothing.
-        unsafe { make_bigint() }
     }
 }
 
 /// # Safety
-/// As `guarded`. Cold: once a transaction, and after every change.
+/// As [`tenant_key`]. Cold: once a statement.
 #[cold]
-unsafe fn make_uuid() -> Datum {
-    // SAFETY: the caller's promise is ours.
+#[inline(never)]
+unsafe fn make_key(fcinfo: FunctionCallInfo, key: Key) -> Datum {
+    // SAFETY: by the contract above; this frame owns nothing.
     unsafe {
-        guarded(|| {
-            let generation = transaction::generation();
-            let uuid = Key::Uuid.of(&*resolve::current()?)?;
-            UUID_MADE.set(generation);
-            Ok(uuid)
-        })
-    }
-}
-
-/// # Safety
-/// As `guarded`. Cold: once a transaction, and after every change.
-#[cold]
-unsafe fn make_bigint() -> Datum {
-    // SAFETY: the caller's promise is ours.
-    unsafe {
-        guarded(|| {
-            let generation = transaction::generation();
-            let number = Key::Bigint.of(&*resolve::current()?)?;
-            BIGINT.set((generation, number.value() as i64));
-            Ok(number)
-        })
+        let generation = transaction::generation();
+        let made = guarded(|| key.of(&*resolve::current()?));
+        remember(fcinfo, Remembered { generation, answer: Some(made) });
+        made
     }
 }
 
@@ -117,19 +100,13 @@ enum Key {
 }
 
 impl Key {
-    /// The tenant as a value of this type, good until the transaction ends. Errors: 22P02.
+    /// The tenant as a value of this type. Errors: 22P02.
     fn of(self, current: &resolve::Current) -> Result<Datum, Error> {
-        let tenant = current.tenant;
+        let pin = transaction::pinned().unwrap_or_else(|| transaction::pin(current.tenant));
         match self {
-            Key::Text => Ok(transaction::pinned().unwrap_or_else(|| transaction::pin(tenant)).text()),
-            Key::Uuid => {
-                let uuid = tenant.as_uuid().ok_or_else(|| wrong_key(tenant, "uuid"))?;
-                // SAFETY: the backend's one thread. The value differs from the one before only in another transaction, when
-                // nothing holds the old datum any more (see `transaction::TEXT`).
-                unsafe { *UUID.get() = uuid };
-                Ok(Datum::from(UUID.get()))
-            }
-            Key::Bigint => Ok(Datum::from(tenant.as_bigint().ok_or_else(|| wrong_key(tenant, "bigint"))?)),
+            Key::Text => Ok(pin.text()),
+            Key::Uuid => pin.uuid().ok_or_else(|| wrong_key(pin.tenant, "uuid")),
+            Key::Bigint => pin.bigint().ok_or_else(|| wrong_key(pin.tenant, "bigint")),
         }
     }
 }
@@ -184,7 +161,12 @@ raw_function! {
     /// `amp.is_operator() → boolean`
     amp_is_operator, pg_finfo_amp_is_operator, |_fcinfo| {
         // SAFETY: this frame owns nothing.
-        unsafe { guarded(|| Ok(Datum::from(session::current().operator))) }
+        unsafe {
+            guarded(|| {
+                // What PostgreSQL runs on the side, such as a stranger's index expression in an operator's ANALYZE, is not him.
+                Ok(Datum::from(session::current().operator && !pg_sys::InSecurityRestrictedOperation()))
+            })
+        }
     }
 }
 
@@ -198,10 +180,8 @@ raw_function! {
 
 fn describe() -> Result<serde_json::Value, Error> {
     let session = session::current();
-    let current = match settings::tenant().id() {
-        Some(_) if !parallel::is_worker() => Some(resolve::current()?),
-        _ => None,
-    };
+    let claims = if parallel::is_worker() { parallel::carried().is_some() } else { settings::tenant().id().is_some() };
+    let current = if claims { Some(resolve::current()?) } else { None };
     let kind = match session {
         session::Session { bypasses: true, .. } => "bypasses row security",
         session::Session { service: true, .. } => "service",
@@ -380,7 +360,7 @@ unsafe fn remember(fcinfo: FunctionCallInfo, answer: Remembered) {
     // SAFETY: by the contract above; fn_extra is ours alone.
     unsafe {
         let flinfo = (*fcinfo).flinfo;
-        if !asks_a_constant(flinfo) {
+        if (*fcinfo).nargs > 0 && !asks_a_constant(flinfo) {
             return;
         }
         if (*flinfo).fn_extra.is_null() {
@@ -460,5 +440,13 @@ raw_function! {
                 Ok(Datum::null())
             })
         }
+    }
+}
+
+raw_function! {
+    /// `amp.mark_uncommitted() → trigger`: after a new row that answers may rest on before it is committed.
+    amp_mark_uncommitted, pg_finfo_amp_mark_uncommitted, |_fcinfo| {
+        resolve::keep_nothing();
+        Datum::null()
     }
 }

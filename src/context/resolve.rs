@@ -23,6 +23,9 @@ const CAPACITY: usize = 1024;
 /// Grows whenever a table behind the verdicts changes.
 static EPOCH: Local<Cell<u64>> = Local::new(Cell::new(1));
 
+/// The transaction that wrote new rows into these tables itself: what it reads may be rolled back, and nobody is told of that.
+static UNCOMMITTED: Local<Cell<u64>> = Local::new(Cell::new(0));
+
 /// The tables whose invalidation counts; none before the first look-up.
 static WATCHED: Local<Cell<[pg_sys::Oid; 5]>> = Local::new(Cell::new([pg_sys::InvalidOid; 5]));
 
@@ -44,8 +47,12 @@ pub(super) struct Current {
     pub(super) tenant: Id,
     pub(super) user: Option<Id>,
     pub(super) verdict: Rc<Verdict>,
-    /// The epoch in which the verdict was read; 0 in a parallel worker, which reads none.
+    /// The epoch in which the verdict was read; 0 if it is not to be used again.
     pub(super) epoch: u64,
+}
+
+unsafe extern "C-unwind" {
+    fn AcceptInvalidationMessages();
 }
 
 pub(super) fn init() {
@@ -70,6 +77,21 @@ pub(super) fn tenant_text() -> Option<pg_sys::Datum> {
 /// Whether the answer holds a permission; only where [`tenant_text`] gives one.
 pub(super) fn holds(permission: &[u8]) -> bool {
     CURRENT.borrow().as_ref().is_some_and(|current| current.verdict.held.contains(permission))
+}
+
+/// From now on this transaction keeps no verdict beyond its end.
+pub(super) fn keep_nothing() {
+    UNCOMMITTED.set(transaction::serial());
+}
+
+fn keeps() -> bool {
+    UNCOMMITTED.get() != transaction::serial()
+}
+
+/// Refuses to run anything for a session that claims a context but has come to bypass row security since.
+/// Errors: TN009.
+pub(super) fn check_bypass() -> Result<(), Error> {
+    if session::current().bypasses { Err(bypasses()) } else { Ok(()) }
 }
 
 /// Forgets the answer if the login role has changed (SET SESSION AUTHORIZATION, for superusers).
@@ -133,17 +155,15 @@ fn decide() -> Result<Rc<Current>, Error> {
     {
         return Ok(Rc::clone(last));
     }
-    let epoch = EPOCH.get();
+    let epoch = if keeps() { EPOCH.get() } else { 0 };
     Ok(Rc::new(Current { tenant, user, verdict: verdict(tenant, user)?, epoch }))
 }
 
 /// Decides a claim at the moment it is made. Errors: as [`current`], without the pin, which is checked at use.
 pub(super) fn check(tenant: Option<Id>, user: Option<Id>) -> Result<(), Error> {
-    let session = session::current();
-    if session.bypasses || session::chosen_role_bypasses() {
-        return Err(bypasses());
-    }
-    admit(session)?;
+    // SAFETY: in a transaction. What other sessions have committed counts at the SET, too.
+    unsafe { AcceptInvalidationMessages() };
+    admit(session::current())?;
     match (tenant, user) {
         (Some(tenant), user) => verdict(tenant, user).map(|_| ()),
         (None, Some(user)) => membership::check_user(&user),
@@ -201,7 +221,7 @@ fn verdict(tenant: Id, user: Option<Id>) -> Result<Rc<Verdict>, Error> {
     }
     WATCHED.set(catalog::watched()?);
     let verdict = Rc::new(membership::in_tenant(&tenant, user.as_ref())?);
-    if EPOCH.get() == epoch {
+    if EPOCH.get() == epoch && keeps() {
         let mut verdicts = VERDICTS.borrow_mut();
         let verdicts = verdicts.get_or_insert_with(|| Verdicts { epoch, known: HashMap::new() });
         if verdicts.epoch != epoch || verdicts.known.len() >= CAPACITY {
@@ -226,10 +246,10 @@ fn no_context(claimed: Claimed) -> Error {
 fn bypasses() -> Error {
     Error::new(
         Code::BypassesRowSecurity,
-        format!("login role \"{}\" bypasses row security: a tenant would isolate nothing", session::login_name()),
+        format!("role \"{}\" bypasses row security: a tenant would isolate nothing", session::bypassing_name()),
     )
     .detail("A superuser or a role with BYPASSRLS sees every tenant's rows, whatever tenant it names.")
-    .hint("Connect the application as a role without SUPERUSER and BYPASSRLS that is a member of amp_service.")
+    .hint("Connect the application as a role without SUPERUSER and BYPASSRLS that is a member of amp_service; RESET amp.tenant_id to go on without a tenant.")
 }
 
 fn pinned(pinned: Id, asked: Id) -> Error {

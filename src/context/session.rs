@@ -15,12 +15,14 @@ pub(crate) struct Session {
     pub(crate) operator: bool,
     /// A trusted application: a member of `amp_service`.
     pub(crate) service: bool,
-    /// Row security does not apply: a superuser, or BYPASSRLS.
+    /// Row security does not apply, to the login role or to the one chosen by SET ROLE: a superuser, or BYPASSRLS.
     pub(crate) bypasses: bool,
 }
 
-/// The last answer, for the role it was given for.
-static KNOWN: Local<Cell<Option<(pg_sys::Oid, Session)>>> = Local::new(Cell::new(None));
+/// The last answer, for the login role and the chosen role that it was given for.
+static KNOWN: Local<Cell<Option<Known>>> = Local::new(Cell::new(None));
+
+type Known = ([pg_sys::Oid; 2], Session);
 
 pub(super) fn init() {
     // SAFETY: from _PG_init; the callback is a plain function that stays loaded.
@@ -38,8 +40,9 @@ unsafe extern "C-unwind" fn on_role_change(_arg: pg_sys::Datum, _cache: i32, _ha
 }
 
 unsafe extern "C-unwind" {
-    // Not through pgrx's guards, for it is called at every statement and cannot fail.
+    // Not through pgrx's guards, for they are called at every statement and cannot fail.
     fn GetSessionUserId() -> pg_sys::Oid;
+    fn GetOuterUserId() -> pg_sys::Oid;
 }
 
 /// The login role, as an object id.
@@ -48,40 +51,55 @@ pub(super) fn login_role() -> pg_sys::Oid {
     unsafe { GetSessionUserId() }
 }
 
+/// The role chosen by SET ROLE, or the login role.
+fn chosen_role() -> pg_sys::Oid {
+    // SAFETY: reads a variable of the backend.
+    unsafe { GetOuterUserId() }
+}
+
 /// The login role's name, for messages.
 pub(super) fn login_name() -> String {
+    name(login_role())
+}
+
+/// The name of the role for which row security does not apply, for messages.
+pub(super) fn bypassing_name() -> String {
+    // SAFETY: a catalog look-up by object id, in a transaction.
+    name(if unsafe { pg_sys::has_bypassrls_privilege(login_role()) } { login_role() } else { chosen_role() })
+}
+
+fn name(role: pg_sys::Oid) -> String {
     // SAFETY: returns a palloc'd string, or null for a role that was dropped under us.
     unsafe {
-        let name = pg_sys::GetUserNameFromId(login_role(), true);
+        let name = pg_sys::GetUserNameFromId(role, true);
         if name.is_null() { String::new() } else { std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned() }
     }
 }
 
 /// What this session is. Needs a transaction.
 pub(crate) fn current() -> Session {
-    let role = login_role();
+    let roles = [login_role(), chosen_role()];
     match KNOWN.get() {
-        Some((known, session)) if known == role => session,
+        Some((known, session)) if known == roles => session,
         _ => {
             // SAFETY: catalog look-ups by object id, in a transaction.
             let session = unsafe {
-                let superuser = pg_sys::superuser_arg(role);
+                let superuser = pg_sys::superuser_arg(roles[0]);
                 Session {
-                    operator: superuser || has_rights_of(role, c"amp_operator"),
-                    service: !superuser && has_rights_of(role, c"amp_service"),
-                    bypasses: superuser || pg_sys::has_bypassrls_privilege(role),
+                    operator: superuser || has_rights_of(roles[0], c"amp_operator"),
+                    service: !superuser && has_rights_of(roles[0], c"amp_service"),
+                    bypasses: roles.iter().any(|role| pg_sys::has_bypassrls_privilege(*role)),
                 }
             };
-            KNOWN.set(Some((role, session)));
+            KNOWN.set(Some((roles, session)));
             session
         }
     }
 }
 
-/// True if the role chosen by SET ROLE bypasses row security, though the login role does not.
-pub(super) fn chosen_role_bypasses() -> bool {
-    // SAFETY: catalog look-ups by object id, in a transaction.
-    unsafe { pg_sys::has_bypassrls_privilege(pg_sys::GetOuterUserId()) }
+/// True if it is known already that row security applies to this session.
+pub(super) fn known_to_be_bound() -> bool {
+    KNOWN.get().is_some_and(|(known, session)| known == [login_role(), chosen_role()] && !session.bypasses)
 }
 
 /// # Safety

@@ -6,7 +6,7 @@
 use crate::backend::Local;
 use crate::id::{Id, MAX_LEN};
 use pgrx::pg_sys;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 
 /// Counts this backend's transactions; a 64-bit number does not come round.
@@ -17,15 +17,22 @@ static GENERATION: Local<Cell<u64>> = Local::new(Cell::new(1));
 
 static PIN: Local<Cell<Option<Pin>>> = Local::new(Cell::new(None));
 
-/// The pinned tenant's id as PostgreSQL's text: a length word, then the bytes. Kept here and not allocated, for it is read in
-/// every row. It changes only when another transaction pins, and then every portal and plan state that may hold the datum is
-/// gone: they end with their transaction.
-static TEXT: Local<UnsafeCell<Text>> = Local::new(UnsafeCell::new(Text { header: 0, bytes: [0; MAX_LEN] }));
+/// The pinned tenant in the forms that SQL gets. Kept here and not allocated by PostgreSQL, for they are read in every row.
+/// The last one is the pin's. Earlier ones stay while a statement runs on across transactions: a procedure that commits still
+/// has its arguments, and one of them may be the tenant of before.
+#[expect(clippy::vec_box, reason = "datums point at them: they must not move when the list grows")]
+static KEYS: Local<RefCell<Vec<Box<Keys>>>> = Local::new(RefCell::new(Vec::new()));
+
+/// True when a transaction has ended outside of any statement, so that nothing can hold a datum of `KEYS` any more.
+static RELEASED: Local<Cell<bool>> = Local::new(Cell::new(false));
 
 #[repr(C)]
-struct Text {
+struct Keys {
+    /// A text datum: PostgreSQL's length word, then the bytes.
     header: u32,
     bytes: [u8; MAX_LEN],
+    uuid: Option<[u8; 16]>,
+    bigint: Option<i64>,
 }
 
 /// The tenant of this transaction.
@@ -33,12 +40,25 @@ struct Text {
 pub(super) struct Pin {
     serial: u64,
     pub(super) tenant: Id,
+    keys: *const Keys,
 }
 
 impl Pin {
-    /// The tenant's id as a datum, good until the transaction ends.
+    /// The tenant's id as a datum.
     pub(super) fn text(&self) -> pg_sys::Datum {
-        pg_sys::Datum::from(TEXT.get())
+        pg_sys::Datum::from(self.keys)
+    }
+
+    /// The tenant's id as a uuid datum, if it is the canonical text of one.
+    pub(super) fn uuid(&self) -> Option<pg_sys::Datum> {
+        // SAFETY: the keys of a pin live in `KEYS` at least as long as its transaction.
+        unsafe { (*self.keys).uuid.as_ref().map(|uuid| pg_sys::Datum::from(uuid.as_ptr())) }
+    }
+
+    /// The tenant's id as a bigint datum, if it is the canonical text of one.
+    pub(super) fn bigint(&self) -> Option<pg_sys::Datum> {
+        // SAFETY: as in `uuid`.
+        unsafe { (*self.keys).bigint.map(pg_sys::Datum::from) }
     }
 }
 
@@ -70,13 +90,22 @@ pub(super) fn pinned() -> Option<Pin> {
 /// Pins `tenant` for the rest of this transaction.
 pub(super) fn pin(tenant: Id) -> Pin {
     let id = tenant.as_str().as_bytes();
-    // SAFETY: the backend's one thread; nothing holds a reference to the text, only datums of transactions that have ended.
-    unsafe {
-        let text = &mut *TEXT.get();
-        text.bytes[..id.len()].copy_from_slice(id);
-        pgrx::varlena::set_varsize_4b(TEXT.get().cast(), (size_of::<u32>() + id.len()) as i32);
+    let mut keys = KEYS.borrow_mut();
+    if RELEASED.take() {
+        keys.truncate(1);
+    } else {
+        keys.insert(0, Box::new(Keys { header: 0, bytes: [0; MAX_LEN], uuid: None, bigint: None }));
     }
-    let pin = Pin { serial: SERIAL.get(), tenant };
+    if keys.is_empty() {
+        keys.push(Box::new(Keys { header: 0, bytes: [0; MAX_LEN], uuid: None, bigint: None }));
+    }
+    let own: &mut Keys = &mut keys[0];
+    own.bytes[..id.len()].copy_from_slice(id);
+    own.uuid = tenant.as_uuid();
+    own.bigint = tenant.as_bigint();
+    // SAFETY: the header is the first of a live, exclusive value.
+    unsafe { pgrx::varlena::set_varsize_4b(std::ptr::from_mut(own).cast(), (size_of::<u32>() + id.len()) as i32) };
+    let pin = Pin { serial: SERIAL.get(), tenant, keys: own };
     PIN.set(Some(pin));
     pin
 }
@@ -94,5 +123,9 @@ unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut 
     ) {
         SERIAL.set(SERIAL.get() + 1);
         advance();
+        // SAFETY: reads a variable of the backend: null unless a statement is running, such as a procedure that commits.
+        if unsafe { pg_sys::ActivePortal.is_null() } {
+            RELEASED.set(true);
+        }
     }
 }

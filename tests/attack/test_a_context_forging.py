@@ -81,12 +81,9 @@ def test_A3_flip_in_the_middle_of_a_statement(plain, amp):
 A4_READ = """
     WITH f AS MATERIALIZED (SELECT set_config('{0}', 't2', true))
     SELECT note FROM f CROSS JOIN LATERAL (SELECT * FROM orders WHERE f.set_config IS NOT NULL OFFSET 0) o"""
-inserts_unpinned = pytest.mark.xfail(strict=True, reason="the executor hooks take no plan for one under the policies: PlannedStmt.dependsOnRole is not set by row security")
 A4_WRITES = [
-    pytest.param("WITH f AS MATERIALIZED (SELECT set_config('{0}', 't2', true)) INSERT INTO orders SELECT 99, 't2', 'forged' FROM f",
-                 marks=inserts_unpinned),
-    pytest.param("INSERT INTO orders VALUES (99, 't2', (SELECT 'forged' FROM set_config('{0}', 't2', true)))",
-                 marks=inserts_unpinned),
+    pytest.param("WITH f AS MATERIALIZED (SELECT set_config('{0}', 't2', true)) INSERT INTO orders SELECT 99, 't2', 'forged' FROM f"),
+    pytest.param("INSERT INTO orders VALUES (99, 't2', (SELECT 'forged' FROM set_config('{0}', 't2', true)))"),
     "UPDATE orders SET tenant_id = 't2', note = set_config('{0}', 't2', true) WHERE id = 11",
 ]
 
@@ -336,7 +333,6 @@ def test_A12_commit_in_a_procedure(plain, amp):
             svc.execute("CALL pg_temp.p(NULL)")
 
 
-@pytest.mark.xfail(strict=True, reason="the tenant's text is freed with its transaction while the procedure still holds it")
 def test_A12_tenant_as_an_argument_outlives_a_commit(amp):
     """CALL p(amp.tenant_id()), and p commits: its argument must still be what it was."""
     with amp.connect("amp_svc") as svc:

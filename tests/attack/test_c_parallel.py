@@ -173,7 +173,6 @@ def test_C9_forging_with_the_privilege_to_set(big):
             admin.execute("REVOKE SET ON PARAMETER amp.parallel_context FROM amp_client")
 
 
-@pytest.mark.xfail(strict=True, reason="amp.context() shows no tenant when a worker runs it")
 def test_C9_context_document_in_a_worker(big):
     """amp.context() says the same in a worker."""
     with parallel(big) as svc:

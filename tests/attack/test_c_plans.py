@@ -41,7 +41,6 @@ def test_C1_prepared_statement_without_context(amp):
             svc.execute("EXECUTE q")
 
 
-@pytest.mark.xfail(strict=True, reason="the executor hooks take no plan for one under the policies: PlannedStmt.dependsOnRole is not set by row security")
 def test_C1_prepared_statement_on_an_empty_table(amp):
     """A cached plan is executed without a tenant, and there is no row to ask for one."""
     with amp.connect() as admin:

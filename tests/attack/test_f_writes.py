@@ -82,7 +82,6 @@ def test_F0_every_verb_without_context(amp, role, sqlstate):
     assert snapshot(amp) == before
 
 
-@pytest.mark.xfail(strict=True, reason="the executor hooks take no plan for one under the policies: PlannedStmt.dependsOnRole is not set by row security")
 def test_F0_insert_of_nothing_without_context(amp):
     """INSERT … SELECT of no rows, without a tenant."""
     with amp.connect("amp_svc") as svc:

@@ -144,9 +144,8 @@ def test_K2_plain_keeps_reading(plain):
         assert notes(svc) == MINE
 
 
-executor_does_not_know = pytest.mark.xfail(strict=True, reason="the executor hooks take no plan for one under the policies: PlannedStmt.dependsOnRole is not set by row security")
 CURSORS = [pytest.param("SELECT note FROM orders", id="scan"),
-           pytest.param("SELECT note FROM orders ORDER BY note", id="sort", marks=executor_does_not_know),
+           pytest.param("SELECT note FROM orders ORDER BY note", id="sort"),
            pytest.param("WITH o AS MATERIALIZED (SELECT note FROM orders) SELECT note FROM o, pg_sleep(0)", id="cte")]
 
 
@@ -204,7 +203,6 @@ def test_K4_deleted_id_is_not_given_again(amp):
             notes(svc)
 
 
-@pytest.mark.xfail(strict=True, reason="a membership that was rolled back is remembered by the backend that looked at it")
 def test_K_membership_that_was_rolled_back(amp):
     """A session uses a membership inside the transaction that made it, and goes on using it after the ROLLBACK."""
     with amp.connect("amp_ops") as ops:
@@ -221,7 +219,6 @@ def test_K_membership_that_was_rolled_back(amp):
             svc.execute(f"SET LOCAL amp.user_id = '{stranger}'")
 
 
-@pytest.mark.xfail(strict=True, reason="a tenant that was rolled back is remembered by the backend that looked at it")
 def test_K_tenant_that_was_rolled_back(amp, new_role):
     """The same with a tenant: it never was."""
     both = new_role("LOGIN IN ROLE amp_svc, amp_ops")

@@ -194,7 +194,6 @@ def test_a_restored_database_is_the_original(source, elsewhere, cluster, tmp_pat
     check_isolation(copy)
 
 
-@pytest.mark.xfail(strict=True, reason="foreign keys between amp's own tables: pg_restore -j loads their data in any order")
 def test_data_can_be_restored_in_any_order(source, cluster, tmp_path):
     """As pg_restore -j may do it: a dump says of a table's data only that it needs the table."""
     copy = cluster.database(extension=False)

@@ -40,7 +40,6 @@ def start():
         yield start
 
 
-@pytest.mark.xfail(strict=True, reason="managed_tenant() asks for users.manage before it waits for the tenant's row, not after")
 @pytest.mark.parametrize("change", ["SELECT amp.set_user_role('ben', 'viewer', 'ant')", "SELECT amp.suspend_tenant('ant')"])
 def test_who_lost_the_right_while_waiting_does_not_manage(db, start, change):
     with db.connect() as observer, db.connect("amp_ops", autocommit=False) as operator, db.connect("amp_svc") as ben:
@@ -53,7 +52,6 @@ def test_who_lost_the_right_while_waiting_does_not_manage(db, start, change):
             defining.result()
 
 
-@pytest.mark.xfail(strict=True, reason="protect() looks for the other table in a registry that does not show it yet")
 @pytest.mark.parametrize("first, second", [("app.parents", "app.children"), ("app.children", "app.parents")])
 def test_two_tables_protected_at_once_have_a_composite_foreign_key(db, start, first, second):
     with db.connect("amp_owner", autocommit=False) as one, db.connect("amp_owner") as other, db.connect() as observer:
@@ -96,7 +94,6 @@ def test_a_row_that_was_waited_for_is_not_shown_where_no_permission_is_asked_for
             dba.commit()
 
 
-@pytest.mark.xfail(strict=True, reason="the check hook answers from the cache without listening for what others changed")
 def test_a_suspended_tenant_is_refused_at_the_set_in_an_open_transaction(db):
     with db.connect("amp_svc") as service, db.connect("amp_ops") as operator:
         service.execute("SET amp.tenant_id = 'ant'")
@@ -121,7 +118,6 @@ def test_a_held_cursor_hears_of_a_suspension_and_of_another_tenant(db, change):
             service.execute("FETCH ALL FROM missions")
 
 
-@pytest.mark.xfail(strict=True, reason="protect_schema() knows one name of the tenant column only")
 def test_protect_schema_keeps_what_is_protected_by_another_column(db):
     with db.connect("amp_owner") as owner:
         owner.execute("CREATE TABLE app.invoices (customer text); SELECT * FROM amp.protect('app.invoices', 'customer')")
