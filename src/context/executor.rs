@@ -56,7 +56,10 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: std::ffi
 unsafe fn before_run(query: *mut pg_sys::QueryDesc) {
     // SAFETY: by the contract above.
     unsafe {
-        before(query);
+        if before(query) && (*query).already_executed {
+            // A cursor goes on: it may hold rows back that were read when more was permitted, in a sort for instance.
+            error::guarded(resolve::check_reads);
+        }
         if (*(*query).plannedstmt).parallelModeNeeded && !parallel::is_worker() && !pg_sys::IsInParallelMode() {
             error::guarded(|| {
                 let current = if settings::any() { resolve::current().ok() } else { None };
@@ -67,15 +70,17 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc) {
     }
 }
 
+/// True if the query is under the policies, and the context holds for it.
+///
 /// # Safety
 /// As [`before_run`].
-unsafe fn before(query: *mut pg_sys::QueryDesc) {
+unsafe fn before(query: *mut pg_sys::QueryDesc) -> bool {
     // SAFETY: by the contract above; the plan lives as long as the query.
     unsafe {
         let plan = &*(*query).plannedstmt;
         let (isolated, claims) = (depends_on_tenant(plan), settings::any());
         if !isolated && !claims || parallel::is_worker() {
-            return;
+            return false;
         }
         AcceptInvalidationMessages();
         resolve::check_login_role();
@@ -85,6 +90,7 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
         if isolated && resolve::tenant_text().is_none() {
             error::guarded(|| resolve::current().map(|_| ()));
         }
+        isolated
     }
 }
 

@@ -260,7 +260,11 @@ unsafe fn ask_tenant(fcinfo: FunctionCallInfo, key: Key) -> Option<Datum> {
         let generation = transaction::generation();
         let permission = (*fcinfo).args.as_slice(1)[0];
         let answer = match (key, resolve::tenant_text(), plain_text(permission)) {
-            (Key::Text, Some(text), Some(permission)) => resolve::holds(permission).then_some(text),
+            (Key::Text, Some(text), Some(permission)) if resolve::holds(permission) => {
+                resolve::note_read(permission);
+                Some(text)
+            }
+            (Key::Text, Some(_), Some(_)) => None,
             _ => guarded(|| {
                 let current = resolve::current()?;
                 match String::from_datum(permission.value, permission.isnull) {

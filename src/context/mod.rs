@@ -11,7 +11,7 @@ pub(crate) mod catalog;
 mod executor;
 mod functions;
 mod parallel;
-mod resolve;
+pub(crate) mod resolve;
 pub(crate) mod session;
 mod settings;
 mod transaction;

@@ -37,6 +37,9 @@ static ANSWERED_FOR: Local<Cell<pg_sys::Oid>> = Local::new(Cell::new(pg_sys::Inv
 static TENANT_TEXT: Local<Cell<usize>> = Local::new(Cell::new(0));
 static CURRENT: Local<RefCell<Option<Rc<Current>>>> = Local::new(RefCell::new(None));
 
+/// The read permissions that were asked for and granted in the transaction of that number.
+static READS: Local<RefCell<(u64, Vec<String>)>> = Local::new(RefCell::new((0, Vec::new())));
+
 struct Verdicts {
     epoch: u64,
     known: HashMap<(Id, Option<Id>), Rc<Verdict>>,
@@ -77,6 +80,37 @@ pub(super) fn tenant_text() -> Option<pg_sys::Datum> {
 /// Whether the answer holds a permission; only where [`tenant_text`] gives one.
 pub(super) fn holds(permission: &[u8]) -> bool {
     CURRENT.borrow().as_ref().is_some_and(|current| current.verdict.held.contains(permission))
+}
+
+/// Notes that rows were read by this permission.
+pub(super) fn note_read(permission: &[u8]) {
+    let mut reads = READS.borrow_mut();
+    if reads.0 != transaction::serial() {
+        *reads = (transaction::serial(), Vec::new());
+    }
+    if !reads.1.iter().any(|read| read.as_bytes() == permission) {
+        reads.1.push(String::from_utf8_lossy(permission).into_owned());
+    }
+}
+
+/// Checks that the permissions by which rows were read in this transaction are still held.
+/// Errors: TN004 one was lost; as [`current`].
+pub(super) fn check_reads() -> Result<(), Error> {
+    let current = current()?;
+    let reads = READS.borrow();
+    let lost = reads.1.iter().find(|read| !current.verdict.held.contains(read.as_bytes()));
+    match lost.filter(|_| reads.0 == transaction::serial()) {
+        None => Ok(()),
+        Some(lost) => {
+            Err(Error::new(Code::PermissionDenied, format!("permission \"{lost}\" was lost while a cursor was open"))
+                .hint("Close the cursor: what may be read now is another set of rows."))
+        }
+    }
+}
+
+/// Grows whenever a table behind the verdicts changes: what was read in another epoch is to be read again.
+pub(crate) fn epoch() -> u64 {
+    EPOCH.get()
 }
 
 /// From now on this transaction keeps no verdict beyond its end.

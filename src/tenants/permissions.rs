@@ -4,11 +4,20 @@
 //! lists; a service that names no user acts as the tenant itself and holds every data permission, but none that manages the
 //! tenant (users, integrations, billing): those need a person.
 
+use crate::backend::Local;
 use crate::context::catalog::{self, PERMISSIONS, ROLES};
+use crate::context::resolve;
 use crate::error::Error;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// The roles that every tenant has.
 const BUILT_IN: [&str; 3] = ["admin", "operator", "viewer"];
+
+/// The registered permissions, as of an epoch: every verdict needs them, and they change a few times a year.
+static REGISTERED: Local<RefCell<Option<Registered>>> = Local::new(RefCell::new(None));
+
+type Registered = (u64, Rc<[Permission]>);
 
 /// One registered permission.
 struct Permission {
@@ -42,7 +51,7 @@ impl FromIterator<String> for Held {
 /// What `role` holds in `tenant`; nothing for a role that does not exist.
 pub(crate) fn of_role(tenant: &str, role: &str) -> Result<Held, Error> {
     if BUILT_IN.contains(&role) {
-        return Ok(of_built_in(role, registered()?));
+        return Ok(of_built_in(role, &registered()?));
     }
     let listed = catalog::row(&ROLES, &[tenant, role], |row| row.get::<Vec<String>>(3).unwrap_or_default())?;
     Ok(listed.unwrap_or_default().into_iter().collect())
@@ -50,7 +59,7 @@ pub(crate) fn of_role(tenant: &str, role: &str) -> Result<Held, Error> {
 
 /// What a service holds that acts as the tenant itself.
 pub(crate) fn of_service() -> Result<Held, Error> {
-    Ok(of_data(registered()?))
+    Ok(of_data(&registered()?))
 }
 
 /// True if somebody registered the permission.
@@ -58,20 +67,30 @@ pub(crate) fn is_registered(name: &str) -> Result<bool, Error> {
     Ok(catalog::row(&PERMISSIONS, &[name], |_| ())?.is_some())
 }
 
-fn registered() -> Result<Vec<Permission>, Error> {
-    catalog::rows(&PERMISSIONS, &[], |row| Permission {
+fn registered() -> Result<Rc<[Permission]>, Error> {
+    let epoch = resolve::epoch();
+    if let Some((known, registered)) = REGISTERED.borrow().as_ref()
+        && *known == epoch
+    {
+        return Ok(Rc::clone(registered));
+    }
+    let registered: Rc<[Permission]> = catalog::rows(&PERMISSIONS, &[], |row| Permission {
         name: row.get(1).unwrap_or_default(),
         management: row.get(2).unwrap_or(true),
         roles: row.get(3).unwrap_or_default(),
-    })
+    })?
+    .into();
+    *REGISTERED.borrow_mut() = Some((epoch, Rc::clone(&registered)));
+    Ok(registered)
 }
 
-fn of_built_in(role: &str, registered: Vec<Permission>) -> Held {
-    registered.into_iter().filter(|p| p.roles.iter().any(|holder| holder == role)).map(|p| p.name).collect()
+fn of_built_in(role: &str, registered: &[Permission]) -> Held {
+    let holds = |permission: &&Permission| permission.roles.iter().any(|holder| holder == role);
+    registered.iter().filter(holds).map(|permission| permission.name.clone()).collect()
 }
 
-fn of_data(registered: Vec<Permission>) -> Held {
-    registered.into_iter().filter(|p| !p.management).map(|p| p.name).collect()
+fn of_data(registered: &[Permission]) -> Held {
+    registered.iter().filter(|permission| !permission.management).map(|permission| permission.name.clone()).collect()
 }
 
 #[cfg(test)]
@@ -93,14 +112,14 @@ mod tests {
 
     #[test]
     fn a_built_in_role_holds_what_the_registration_says() {
-        assert_eq!(of_built_in("viewer", registered()).names(), ["content.view"]);
-        assert_eq!(of_built_in("admin", registered()).names().len(), 3);
-        assert!(of_built_in("nobody", registered()).names().is_empty());
+        assert_eq!(of_built_in("viewer", &registered()).names(), ["content.view"]);
+        assert_eq!(of_built_in("admin", &registered()).names().len(), 3);
+        assert!(of_built_in("nobody", &registered()).names().is_empty());
     }
 
     #[test]
     fn a_service_without_a_user_manages_nothing() {
-        let held = of_data(registered());
+        let held = of_data(&registered());
         assert!(held.contains(b"missions.create") && held.contains(b"content.view"));
         assert!(!held.contains(b"users.manage") && !held.contains(b"content"));
     }
