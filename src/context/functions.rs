@@ -269,6 +269,7 @@ unsafe fn ask_tenant(fcinfo: FunctionCallInfo, key: Key) -> Option<Datum> {
                 let current = resolve::current()?;
                 match String::from_datum(permission.value, permission.isnull) {
                     Some(permission) if current.verdict.held.contains(permission.as_bytes()) => {
+                        resolve::note_read(permission.as_bytes());
                         key.of(&current).map(Some)
                     }
                     _ => Ok(None),
@@ -383,24 +384,27 @@ unsafe fn remember(fcinfo: FunctionCallInfo, answer: Remembered) {
 unsafe fn ask_permission(fcinfo: FunctionCallInfo, required: bool) -> Datum {
     // SAFETY: by the contract above; this frame owns nothing.
     unsafe {
-        guarded(|| {
-            let generation = transaction::generation();
+        let generation = transaction::generation();
+        let granted = guarded(|| {
             let permission = <&str>::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
             let current = resolve::current()?;
             let granted = current.verdict.held.contains(permission.as_bytes());
-            if granted {
-                remember(fcinfo, Remembered { generation, answer: Some(Datum::from(true)) });
-            } else if !permissions::is_registered(permission)? {
+            if !granted && !permissions::is_registered(permission)? {
                 return Err(Error::new(
                     Code::UndefinedObject,
                     format!("permission \"{permission}\" is not registered"),
                 )
                 .hint("See amp.permissions for those that are; an operator adds one with amp.register_permission()."));
-            } else if required {
+            }
+            if !granted && required {
                 return Err(denied(current.verdict.role.as_deref(), permission));
             }
-            Ok(Datum::from(granted))
-        })
+            Ok(granted)
+        });
+        if granted {
+            remember(fcinfo, Remembered { generation, answer: Some(Datum::from(true)) });
+        }
+        Datum::from(granted)
     }
 }
 
