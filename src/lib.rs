@@ -37,10 +37,13 @@ extension_sql_file!("../sql/tenants/users.sql", name = "users", requires = ["ten
 extension_sql_file!("../sql/usage/tables.sql", name = "usage_tables", requires = ["users"]);
 extension_sql_file!("../sql/usage/usage.sql", name = "usage", requires = ["usage_tables"]);
 extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["usage"]);
-extension_sql_file!("../sql/isolation/foreign_keys.sql", name = "foreign_keys", requires = ["isolation_tables"]);
+extension_sql_file!("../sql/isolation/registry.sql", name = "registry", requires = ["isolation_tables"]);
+extension_sql_file!("../sql/isolation/policies.sql", name = "policies", requires = ["registry"]);
+extension_sql_file!("../sql/isolation/foreign_keys.sql", name = "foreign_keys", requires = ["policies"]);
 extension_sql_file!("../sql/isolation/indexes.sql", name = "indexes", requires = ["foreign_keys"]);
 extension_sql_file!("../sql/isolation/protect.sql", name = "protect", requires = ["indexes"]);
-extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["protect"]);
+extension_sql_file!("../sql/isolation/schemas.sql", name = "schemas", requires = ["protect"]);
+extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["schemas"]);
 extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["descendants"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 

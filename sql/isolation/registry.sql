@@ -1,0 +1,63 @@
+-- The registry of what is protected, shared and whole schemas. Only these functions write it, each for the owner of what it notes.
+
+CREATE FUNCTION amp.lock_registry() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE amp.protected_tables IN SHARE ROW EXCLUSIVE MODE;
+END
+$$;
+COMMENT ON FUNCTION amp.lock_registry() IS 'Internal: one session at a time changes what is protected; reading goes on.';
+
+CREATE FUNCTION amp.register_protection(
+        relation regclass, tenant_column name, read text, "insert" text, "update" text, "delete" text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- A temporary table would leave its row behind: no event trigger fires when a session ends.
+    PERFORM amp.assert_table(relation);
+    INSERT INTO amp.protected_tables AS p VALUES (relation, tenant_column, read, "insert", "update", "delete")
+    ON CONFLICT ON CONSTRAINT protected_tables_pkey DO UPDATE SET
+        tenant_column = excluded.tenant_column, read_permission = excluded.read_permission,
+        insert_permission = excluded.insert_permission, update_permission = excluded.update_permission,
+        delete_permission = excluded.delete_permission;
+    DELETE FROM amp.shared_tables s WHERE s.relation = register_protection.relation;
+END
+$$;
+COMMENT ON FUNCTION amp.register_protection(regclass, name, text, text, text, text) IS 'Internal: notes a protected table, for its owner.';
+
+CREATE FUNCTION amp.register_shared(relation regclass) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_table(relation);
+    INSERT INTO amp.shared_tables VALUES (relation) ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION amp.register_shared(regclass) IS 'Internal: notes a shared table, for its owner.';
+
+CREATE FUNCTION amp.register_schema(schema name, tenant_column name) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = schema AND pg_has_role(amp.caller(), n.nspowner, 'USAGE')) THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('must be owner of schema %I', schema),
+            HINT = 'Run it as the owner of the schema or as a superuser.';
+    END IF;
+    INSERT INTO amp.protected_schemas AS s VALUES (register_schema.schema, register_schema.tenant_column)
+    ON CONFLICT ON CONSTRAINT protected_schemas_pkey DO UPDATE SET tenant_column = excluded.tenant_column;
+END
+$$;
+COMMENT ON FUNCTION amp.register_schema(name, name) IS 'Internal: notes a protected schema, for its owner.';
+
+CREATE FUNCTION amp.forget_table(relation regclass) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_owner(relation);
+    -- By what is so, not only by who calls: a table that is still protected is not forgotten.
+    IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polname = 'amp_tenant') THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is protected', relation),
+            HINT = 'Use amp.unprotect().';
+    END IF;
+    DELETE FROM amp.protected_tables p WHERE p.relation = forget_table.relation;
+    DELETE FROM amp.shared_tables s WHERE s.relation = forget_table.relation;
+    DELETE FROM amp.meters m WHERE m.relation = forget_table.relation;
+END
+$$;
+COMMENT ON FUNCTION amp.forget_table(regclass) IS 'Internal: drops a table that is protected no more from the registry, for its owner.';
