@@ -3,6 +3,7 @@
 Not promised: F7's COPY FROM (PostgreSQL refuses it under row security) and F8 (logical replication's apply).
 """
 
+import psycopg
 import pytest
 
 from harness import raises
@@ -108,8 +109,9 @@ def test_F0_trigger_that_rewrites_the_tenant(world):
 
 def said(connection, attack):
     """What an error tells the attacker, without the values he gave himself."""
-    with raises("23503") as caught:
+    with pytest.raises(psycopg.Error) as caught:
         connection.execute(attack)
+    assert caught.value.sqlstate in ("23503", "23001")  # 18 has a code of its own for RESTRICT
     diagnosis = caught.value.diag
     return diagnosis.sqlstate, diagnosis.message_primary, diagnosis.constraint_name
 
@@ -255,8 +257,14 @@ def test_F5_G5_unique_keys_and_on_conflict(plain, amp):
             svc.execute("INSERT INTO people VALUES (3, 't1', 'ceo@x')")
         assert svc.execute("INSERT INTO people VALUES (3, 't1', 'ceo@x') ON CONFLICT (email) DO NOTHING").rowcount == 0
         assert svc.execute("INSERT INTO people VALUES (3, 't1', 'nobody@x') ON CONFLICT (email) DO NOTHING").rowcount == 1
-        with raises("42501"):
-            svc.execute("INSERT INTO people VALUES (4, 't1', 'ceo@x') ON CONFLICT (email) DO UPDATE SET code = 'x' WHERE false")
+        # An error here, or no row: 18.6 has it otherwise than 15.20. Either tells the hidden address from one that is nobody's.
+        told = []
+        for email in "ceo@x", "else@x":
+            try:
+                told.append(svc.execute(f"INSERT INTO people VALUES (4, 't1', '{email}') ON CONFLICT (email) DO UPDATE SET code = 'x' WHERE false").rowcount)
+            except psycopg.Error as error:
+                told.append(error.sqlstate)
+        assert told in (["42501", 1], [0, 1])
     with amp.connect() as admin:
         before = admin.execute("SELECT * FROM people WHERE tenant_id = 't2'").fetchall()
     with amp.connect("amp_svc", autocommit=False) as svc:

@@ -87,5 +87,5 @@ ALTER TABLE ix.hung REPLICA IDENTITY USING INDEX hung_code;
 ALTER TABLE ix.hung CLUSTER ON hung_pkey;
 COMMENT ON CONSTRAINT hung_pkey ON ix.hung IS 'its key';
 SELECT status, object, what FROM amp.protect('ix.hung', fix => true) WHERE object ~ 'hung_' ORDER BY object;
-SELECT indexrelid::regclass, indisreplident, indisclustered FROM pg_index WHERE indrelid = 'ix.hung'::regclass ORDER BY 1::text;
+SELECT indexrelid::regclass, indisreplident, indisclustered FROM pg_index WHERE indrelid = 'ix.hung'::regclass ORDER BY indexrelid::regclass::text;
 SELECT obj_description(oid) FROM pg_constraint WHERE conname = 'hung_pkey';
