@@ -81,12 +81,15 @@ CREATE FUNCTION amp.mark_uncommitted() RETURNS trigger
 COMMENT ON FUNCTION amp.mark_uncommitted() IS
 'Trigger: what this transaction resolves is not kept beyond its end, for its own new rows may be rolled back.';
 
-CREATE FUNCTION amp.caller() RETURNS name
-    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END
-$$;
+CREATE FUNCTION amp.mark_caller() RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_mark_caller';
+COMMENT ON FUNCTION amp.mark_caller() IS
+'Internal: notes the effective role, for the registry function that is called next. A stranger''s code notes itself.';
+
+CREATE FUNCTION amp.caller() RETURNS oid
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_caller';
 COMMENT ON FUNCTION amp.caller() IS
-'The role that SQL runs as outside of SECURITY DEFINER functions: the login role, or what SET ROLE chose.';
+'Internal: the role that mark_caller() noted, once; NULL if none. Inside a SECURITY DEFINER function there is no other way to know.';
 
 CREATE FUNCTION amp.assert_operator() RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

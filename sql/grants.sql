@@ -18,7 +18,7 @@ $$;
 
 -- What a session may ask about itself.
 GRANT EXECUTE ON FUNCTION
-    amp.user_id(), amp.role(), amp.context(), amp.is_operator(), amp.caller(), amp.assert_operator(),
+    amp.user_id(), amp.role(), amp.context(), amp.is_operator(), amp.assert_operator(),
     amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
     TO PUBLIC;
 
@@ -36,9 +36,9 @@ GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, 
 GRANT EXECUTE ON FUNCTION
     amp.protect(regclass, name, text, text, text, text, text, boolean, boolean), amp.unprotect(regclass),
     amp.share_table(regclass), amp.protect_schema(name, name, text, text, boolean), amp.meter(regclass, text),
-    amp.lock_registry(), amp.register_protection(regclass, name, text, text, text, text), amp.forget_table(regclass), amp.register_shared(regclass),
+    amp.mark_caller(), amp.await_related(regclass), amp.register_protection(regclass, name, text, text, text, text), amp.forget_table(regclass), amp.register_shared(regclass),
     amp.register_schema(name, name), amp.register_meter(regclass, text),
-    amp.assert_owner(regclass), amp.assert_table(regclass), amp.assert_metric(text), amp.assert_permissions(text[]), amp.tenant_function(regclass, name),
+    amp.assert_owner(regclass, oid), amp.assert_table(regclass, oid), amp.assert_metric(text), amp.assert_permissions(text[]), amp.tenant_function(regclass, name),
     amp.qualified(regclass), amp.descendants(regclass), amp.policies(regclass, name, text, text, text, text, text),
     amp.plain_foreign_keys(regclass),
     amp.compose_foreign_key(name, regclass, regclass, name, name, name[], name[], text, boolean),

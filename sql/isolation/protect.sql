@@ -1,12 +1,12 @@
 -- amp.protect() and its opposite. They run with the caller's rights, so that only a table's owner can use them.
 
-CREATE FUNCTION amp.assert_table(relation regclass) RETURNS void
+CREATE FUNCTION amp.assert_table(relation regclass, role oid DEFAULT current_user::regrole) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     class record;
     foreign_child regclass;
 BEGIN
-    PERFORM amp.assert_owner(relation);
+    PERFORM amp.assert_owner(relation, role);
     SELECT c.relkind, c.relpersistence, n.nspname INTO STRICT class
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
     IF class.relkind NOT IN ('r', 'p') THEN
@@ -40,7 +40,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION amp.assert_table(regclass) IS 'Internal: raises unless this is a permanent table of the caller''s that row security can hold for.';
+COMMENT ON FUNCTION amp.assert_table(regclass, oid) IS 'Internal: raises unless this is a permanent table of the role''s that row security can hold for.';
 
 CREATE FUNCTION amp.protect(
         "table" regclass, tenant_column name DEFAULT 'tenant_id',
@@ -61,6 +61,7 @@ DECLARE
     foreign_keys jsonb[] := '{}';
     child regclass;
     parent regclass;
+    parent_column name;
     nulls bigint;
 BEGIN
     IF spend THEN
@@ -73,10 +74,20 @@ BEGIN
     "update" := coalesce("update", write);
     "delete" := coalesce("delete", write);
     PERFORM amp.assert_permissions(ARRAY[read, "insert", "update", "delete"]);
-    -- Before anything is looked at: another session that protects is waited for, so that each sees the other's tables and their
-    -- foreign keys; so is whoever writes to the table now, and whoever comes later finds it protected.
-    PERFORM amp.lock_registry();
+    -- Before anything is looked at: whoever writes to the table now is waited for, and whoever comes later finds it protected.
+    -- So is whoever protects a table at the other end of a foreign key: each has to see the other's protection.
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', named);
+    PERFORM amp.mark_caller();
+    PERFORM amp.await_related(relation);
+    SELECT p.relation, p.tenant_column INTO parent, parent_column
+    FROM pg_inherits i JOIN amp.protected_tables p ON p.relation = i.inhparent
+    WHERE i.inhrelid = $1 AND p.tenant_column <> $2 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '42P16',
+            MESSAGE = format('table %s belongs to %s, which is protected by column %I', relation, parent, parent_column),
+            DETAIL = 'Through its parent its rows are compared by that column, not by this one: two tenants could share them.',
+            HINT = 'Use the same tenant column for parents and children.';
+    END IF;
     tenant_function := amp.tenant_function(relation, tenant_column);
 
     -- Each part can be named directly, and then has only its own policies.
@@ -84,6 +95,7 @@ BEGIN
         RETURN QUERY SELECT p.* FROM amp.protect(child, tenant_column, read, NULL, "insert", "update", "delete", false, fix) p;
     END LOOP;
     -- Noted before it is altered, or the event trigger would take a part for a new one.
+    PERFORM amp.mark_caller();
     PERFORM amp.register_protection(relation, tenant_column, read, "insert", "update", "delete");
 
     SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_expression, c.relrowsecurity, c.relforcerowsecurity, c.relispartition
@@ -204,6 +216,15 @@ BEGIN
     END IF;
     RETURN NEXT;
 
+    FOR parent IN
+        SELECT i.inhparent::regclass FROM pg_inherits i
+        WHERE i.inhrelid = relation AND NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = i.inhparent) ORDER BY 1
+    LOOP
+        status := 'left'; object := format('table %s', relation);
+        what := format('its rows can be read through its parent %s, which is not protected', parent);
+        remedy := format('SELECT * FROM amp.protect(%L)', amp.qualified(parent));
+        RETURN NEXT;
+    END LOOP;
     FOR foreign_key IN
         SELECT c.conname, c.conrelid::regclass AS child, c.confrelid::regclass AS parent,
                CASE WHEN c.conrelid = relation THEN c.confrelid ELSE c.conrelid END::regclass AS other
@@ -268,6 +289,7 @@ BEGIN
             what := 'row security disabled';
         END IF;
         RETURN NEXT;
+        PERFORM amp.mark_caller();
         PERFORM amp.forget_table(relation);
     END LOOP;
     status := 'left'; object := format('table %s', "table");

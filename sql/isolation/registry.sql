@@ -1,19 +1,29 @@
--- The registry of what is protected, shared and whole schemas. Only these functions write it, each for the owner of what it notes.
+-- The registry of what is protected, shared and whole schemas. Only these functions write it, each for the owner of what it notes:
+-- the role that said mark_caller() just before, not the session's, in which a stranger's code may be running.
 
-CREATE FUNCTION amp.lock_registry() RETURNS void
+CREATE FUNCTION amp.await_related(relation regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    related regclass;
 BEGIN
-    LOCK TABLE amp.protected_tables IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM amp.assert_owner(relation, amp.caller());
+    FOR related IN
+        SELECT DISTINCT CASE c.conrelid WHEN relation THEN c.confrelid ELSE c.conrelid END
+        FROM pg_constraint c WHERE c.contype = 'f' AND relation IN (c.conrelid, c.confrelid) ORDER BY 1
+    LOOP
+        EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', amp.qualified(related));
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION amp.lock_registry() IS 'Internal: one session at a time changes what is protected; reading goes on.';
+COMMENT ON FUNCTION amp.await_related(regclass) IS
+'Internal: waits for whoever is protecting a table at the other end of a foreign key, so that its protection is seen.';
 
 CREATE FUNCTION amp.register_protection(
         relation regclass, tenant_column name, read text, "insert" text, "update" text, "delete" text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- A temporary table would leave its row behind: no event trigger fires when a session ends.
-    PERFORM amp.assert_table(relation);
+    PERFORM amp.assert_table(relation, amp.caller());
     INSERT INTO amp.protected_tables AS p VALUES (relation, tenant_column, read, "insert", "update", "delete")
     ON CONFLICT ON CONSTRAINT protected_tables_pkey DO UPDATE SET
         tenant_column = excluded.tenant_column, read_permission = excluded.read_permission,
@@ -27,7 +37,13 @@ COMMENT ON FUNCTION amp.register_protection(regclass, name, text, text, text, te
 CREATE FUNCTION amp.register_shared(relation regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM amp.assert_table(relation);
+    PERFORM amp.assert_table(relation, amp.caller());
+    -- Nobody drops it now and leaves the row behind.
+    EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', amp.qualified(relation));
+    IF EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = register_shared.relation) THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is protected', relation),
+            HINT = format('SELECT * FROM amp.unprotect(%L) first, if its rows really belong to no tenant.', relation);
+    END IF;
     INSERT INTO amp.shared_tables VALUES (relation) ON CONFLICT DO NOTHING;
 END
 $$;
@@ -35,8 +51,10 @@ COMMENT ON FUNCTION amp.register_shared(regclass) IS 'Internal: notes a shared t
 
 CREATE FUNCTION amp.register_schema(schema name, tenant_column name) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    role oid := amp.caller();
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = schema AND pg_has_role(amp.caller(), n.nspowner, 'USAGE')) THEN
+    IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = schema AND pg_has_role(role, n.nspowner, 'USAGE')) THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('must be owner of schema %I', schema),
             HINT = 'Run it as the owner of the schema or as a superuser.';
     END IF;
@@ -49,7 +67,7 @@ COMMENT ON FUNCTION amp.register_schema(name, name) IS 'Internal: notes a protec
 CREATE FUNCTION amp.forget_table(relation regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM amp.assert_owner(relation);
+    PERFORM amp.assert_owner(relation, amp.caller());
     -- By what is so, not only by who calls: a table that is still protected is not forgotten.
     IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polname = 'amp_tenant') THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is protected', relation),

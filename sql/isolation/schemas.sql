@@ -8,6 +8,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is protected', "table"),
             HINT = format('SELECT * FROM amp.unprotect(%L) first, if its rows really belong to no tenant.', "table");
     END IF;
+    PERFORM amp.mark_caller();
     PERFORM amp.register_shared("table");
 END
 $$;
@@ -33,18 +34,27 @@ BEGIN
             HINT = 'Name a schema of your application.';
     END IF;
     PERFORM amp.assert_permissions(ARRAY[read, write]);
+    PERFORM amp.mark_caller();
     PERFORM amp.register_schema($1, tenant_column);
     SELECT array_agg(c.oid::regclass ORDER BY c.oid) INTO roots
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-      AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+      -- Parts come with their parent, if that is protected or one of these.
+      AND NOT EXISTS (
+          SELECT FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
+          WHERE i.inhrelid = c.oid AND (
+              EXISTS (SELECT FROM amp.protected_tables t WHERE t.relation = i.inhparent)
+              OR p.relnamespace = c.relnamespace AND EXISTS (
+                  SELECT FROM pg_attribute a WHERE a.attrelid = p.oid AND a.attname = $2 AND NOT a.attisdropped)))
       AND NOT EXISTS (SELECT FROM amp.shared_tables s WHERE s.relation = c.oid);
     -- All of them are noted first, so that each finds the others protected and no foreign key is in the way of a key.
-    PERFORM amp.assert_table(r), amp.tenant_function(r, tenant_column),
-            amp.register_protection(r, tenant_column, read, write, write, write)
-    FROM unnest(roots) r
-    WHERE NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = r)
-      AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r AND a.attname = tenant_column AND NOT a.attisdropped);
+    FOREACH root IN ARRAY coalesce(roots, '{}') LOOP
+        IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = root AND a.attname = $2 AND NOT a.attisdropped)
+           AND NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = root) THEN
+            PERFORM amp.assert_table(root), amp.tenant_function(root, tenant_column), amp.mark_caller();
+            PERFORM amp.register_protection(root, tenant_column, read, write, write, write);
+        END IF;
+    END LOOP;
     FOREACH root IN ARRAY coalesce(roots, '{}') LOOP
         -- With what was just noted, or with what it was protected with before.
         SELECT p.* INTO noted FROM amp.protected_tables p WHERE p.relation = root;

@@ -33,7 +33,7 @@ CREATE FUNCTION amp.qualified(relation regclass) RETURNS text
 $$;
 COMMENT ON FUNCTION amp.qualified(regclass) IS 'Internal: schema and name, quoted, whatever the search_path.';
 
-CREATE FUNCTION amp.assert_owner(relation regclass) RETURNS void
+CREATE FUNCTION amp.assert_owner(relation regclass, role oid DEFAULT current_user::regrole) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF relation IS NULL THEN
@@ -43,13 +43,13 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '42P01', MESSAGE = format('there is no table with object id %s', relation::oid),
             HINT = 'Pass a table''s name.';
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND pg_has_role(amp.caller(), c.relowner, 'USAGE')) THEN
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND pg_has_role(role, c.relowner, 'USAGE')) THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('must be owner of table %s', relation),
             HINT = 'Run it as the owner of the table or as a superuser.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION amp.assert_owner(regclass) IS 'Internal: raises 42501 unless the caller has the rights of the table''s owner.';
+COMMENT ON FUNCTION amp.assert_owner(regclass, oid) IS 'Internal: raises 42501 unless the role has the rights of the table''s owner.';
 
 CREATE FUNCTION amp.descendants(root regclass) RETURNS TABLE (relation regclass)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

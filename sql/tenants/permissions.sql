@@ -63,13 +63,13 @@ COMMENT ON FUNCTION amp.role_permissions(text, text) IS 'Internal: what a role h
 CREATE FUNCTION amp.lock_tenant(tenant text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- One change to a tenant's people at a time: counting the admins must not race. An update, not a lock: under REPEATABLE
-    -- READ the second of two has to fail, for its snapshot does not show what the first one did.
-    UPDATE amp.tenants t SET updated_at = now() WHERE t.id = tenant AND t.status <> 'deleted';
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'TN002',
-            MESSAGE = format('tenant "%s" is unknown', left(tenant, 64)), HINT = 'See amp.tenants.';
+    IF NOT EXISTS (SELECT FROM amp.tenants t WHERE t.id = tenant AND t.status <> 'deleted') THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = format('tenant "%s" is unknown', left(tenant, 64)), HINT = 'See amp.tenants.';
     END IF;
+    -- One change to a tenant's people at a time: counting the admins must not race. An update, not a lock: under REPEATABLE
+    -- READ the second of two has to fail, for its snapshot does not show what the first one did. Not of the tenant's row, or
+    -- whoever keeps his transaction open could put off his own suspension.
+    INSERT INTO amp.tenant_locks AS l VALUES (tenant) ON CONFLICT ON CONSTRAINT tenant_locks_pkey DO UPDATE SET taken = 1;
 END
 $$;
 COMMENT ON FUNCTION amp.lock_tenant(text) IS 'Internal: serializes changes to a tenant''s people. Errors: TN002.';

@@ -15,6 +15,12 @@ CREATE TABLE amp.tenants (
 CREATE UNIQUE INDEX tenants_slug_key ON amp.tenants (slug) WHERE status <> 'deleted';
 COMMENT ON TABLE amp.tenants IS 'Isolated organisations. A session sees its own tenant''s row; an operator sees all.';
 
+CREATE TABLE amp.tenant_locks (
+    tenant_id text COLLATE "C" CONSTRAINT tenant_locks_pkey PRIMARY KEY,
+    taken integer NOT NULL DEFAULT 1
+);
+COMMENT ON TABLE amp.tenant_locks IS 'Internal: serializes changes to a tenant''s people, apart from its own row: a suspension waits for nobody.';
+
 CREATE TABLE amp.app_users (
     id text COLLATE "C" CONSTRAINT app_users_pkey PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9_-]{1,64}$'),
     email text NOT NULL,

@@ -158,9 +158,8 @@ BEGIN
     IF amp.member_role(tenant, drop_member.user_id) = 'admin' THEN
         PERFORM amp.assert_other_admin(tenant, drop_member.user_id);
     END IF;
+    -- His default tenant stays what it is, and counts for nothing: he could hold its row and put off his removal.
     DELETE FROM amp.members m WHERE m.tenant_id = tenant AND m.user_id = drop_member.user_id;
-    UPDATE amp.app_users u SET default_tenant_id = NULL
-    WHERE u.id = drop_member.user_id AND u.default_tenant_id = tenant;
 END
 $$;
 COMMENT ON FUNCTION amp.drop_member(text, text) IS 'Operator: the work of remove_user().';

@@ -45,7 +45,7 @@ COMMENT ON FUNCTION amp.count_inserted() IS
 CREATE FUNCTION amp.register_meter(relation regclass, metric text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM amp.assert_table(relation);
+    PERFORM amp.assert_table(relation, amp.caller());
     INSERT INTO amp.meters VALUES (register_meter.relation, register_meter.metric) ON CONFLICT DO NOTHING;
 END
 $$;
@@ -65,6 +65,7 @@ BEGIN
     END IF;
     -- A statement fires the triggers of the table it names: each partition has its own, for rows that go to it directly.
     FOR relation IN SELECT d.relation FROM amp.descendants("table") d LOOP
+        PERFORM amp.mark_caller();
         PERFORM amp.register_meter(relation, metric);
         IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = trigger_name) THEN
             EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS inserted '

@@ -42,10 +42,12 @@ DECLARE
     tenant text := amp.tenant_id();
     known record;
 BEGIN
+    PERFORM amp.context_holds(); -- from a DO block no statement has asked yet
     PERFORM amp.assert_metric(metric);
-    IF amount IS NULL OR amount <= 0 THEN
+    -- With a bound, nobody fills up a counter for the others: bigint holds nine million times as much.
+    IF amount IS NULL OR amount <= 0 OR amount > 1000000000000 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid amount %s', coalesce(amount::text, 'NULL')),
-            HINT = 'Pass a whole number above 0; cost_cents is in cents.';
+            HINT = 'Pass a whole number from 1 to 1000000000000; cost_cents is in cents.';
     END IF;
     IF idempotency_key IS NOT NULL THEN
         IF length(idempotency_key) NOT BETWEEN 1 AND 255 THEN

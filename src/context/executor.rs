@@ -117,6 +117,15 @@ unsafe fn depends_on_tenant(plan: &pg_sys::PlannedStmt) -> bool {
     }
 }
 
+/// True where the extension is installed in this database.
+///
+/// # Safety
+/// In a transaction, from a frame that owns nothing.
+pub(super) unsafe fn installed() -> bool {
+    // SAFETY: by the contract above.
+    FUNCTIONS.get().is_some() || unsafe { error::guarded(|| Ok(tenant_functions())) } != [0; 6]
+}
+
 fn tenant_functions() -> [u32; 6] {
     let Ok(schema) = catalog::schema() else {
         return [0; 6]; // not installed here; a hash of 0 at worst resolves a context once too often

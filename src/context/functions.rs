@@ -4,11 +4,13 @@
 //! goes through `guarded`, which turns an error into PostgreSQL's after Rust has cleaned up.
 
 use super::{parallel, resolve, session, settings, transaction};
+use crate::backend::Local;
 use crate::error::{Code, Error, guarded};
 use crate::id;
 use crate::tenants::permissions;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys, varlena};
+use std::cell::Cell;
 
 /// Exports a version-1 function under its own name.
 macro_rules! raw_function {
@@ -261,7 +263,9 @@ unsafe fn ask_tenant(fcinfo: FunctionCallInfo, key: Key) -> Option<Datum> {
         let permission = (*fcinfo).args.as_slice(1)[0];
         let answer = match (key, resolve::tenant_text(), plain_text(permission)) {
             (Key::Text, Some(text), Some(permission)) if resolve::holds(permission) => {
-                resolve::note_read(permission);
+                if asks_a_constant((*fcinfo).flinfo) {
+                    resolve::note_read(permission);
+                }
                 Some(text)
             }
             (Key::Text, Some(_), Some(_)) => None,
@@ -269,7 +273,9 @@ unsafe fn ask_tenant(fcinfo: FunctionCallInfo, key: Key) -> Option<Datum> {
                 let current = resolve::current()?;
                 match String::from_datum(permission.value, permission.isnull) {
                     Some(permission) if current.verdict.held.contains(permission.as_bytes()) => {
-                        resolve::note_read(permission.as_bytes());
+                        if asks_a_constant((*fcinfo).flinfo) {
+                            resolve::note_read(permission.as_bytes());
+                        }
                         key.of(&current).map(Some)
                     }
                     _ => Ok(None),
@@ -456,5 +462,27 @@ raw_function! {
     amp_mark_uncommitted, pg_finfo_amp_mark_uncommitted, |_fcinfo| {
         resolve::keep_nothing();
         Datum::null()
+    }
+}
+
+/// The role that said `mark_caller()` last, in the transaction of that number; taken by the first who asks.
+static CALLER: Local<Cell<Option<(u64, pg_sys::Oid)>>> = Local::new(Cell::new(None));
+
+raw_function! {
+    /// `amp.mark_caller() → void`: notes whose rights the next registry function is to look at: the effective role's.
+    amp_mark_caller, pg_finfo_amp_mark_caller, |_fcinfo| {
+        // SAFETY: reads a variable of the backend.
+        CALLER.set(Some((transaction::serial(), unsafe { pg_sys::GetUserId() })));
+        Datum::null()
+    }
+}
+
+raw_function! {
+    /// `amp.caller() → oid`: who said `mark_caller()`; null if nobody did since it was asked last.
+    amp_caller, pg_finfo_amp_caller, |fcinfo| {
+        let caller = CALLER.take().filter(|(serial, _)| *serial == transaction::serial());
+        // SAFETY: fcinfo is the function manager's.
+        unsafe { (*fcinfo).isnull = caller.is_none() };
+        caller.map_or(Datum::null(), |(_, role)| Datum::from(role))
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod catalog;
 mod executor;
 mod functions;
 mod parallel;
+mod planner;
 pub(crate) mod resolve;
 pub(crate) mod session;
 mod settings;
@@ -22,4 +23,5 @@ pub(crate) fn init() {
     session::init();
     resolve::init();
     executor::init();
+    planner::init();
 }

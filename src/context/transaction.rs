@@ -33,6 +33,7 @@ struct Keys {
     bytes: [u8; MAX_LEN],
     uuid: Option<[u8; 16]>,
     bigint: Option<i64>,
+    tenant: Option<Id>,
 }
 
 /// The tenant of this transaction.
@@ -93,13 +94,15 @@ pub(super) fn pin(tenant: Id) -> Pin {
     let mut keys = KEYS.borrow_mut();
     if RELEASED.take() {
         keys.truncate(1);
-    } else {
-        keys.insert(0, Box::new(Keys { header: 0, bytes: [0; MAX_LEN], uuid: None, bigint: None }));
+    } else if keys.last().is_none_or(|last| last.tenant != Some(tenant)) {
+        keys.push(Box::new(Keys { header: 0, bytes: [0; MAX_LEN], uuid: None, bigint: None, tenant: None }));
     }
     if keys.is_empty() {
-        keys.push(Box::new(Keys { header: 0, bytes: [0; MAX_LEN], uuid: None, bigint: None }));
+        keys.push(Box::new(Keys { header: 0, bytes: [0; MAX_LEN], uuid: None, bigint: None, tenant: None }));
     }
-    let own: &mut Keys = &mut keys[0];
+    let last = keys.len() - 1;
+    let own: &mut Keys = &mut keys[last];
+    own.tenant = Some(tenant);
     own.bytes[..id.len()].copy_from_slice(id);
     own.uuid = tenant.as_uuid();
     own.bigint = tenant.as_bigint();

@@ -145,11 +145,20 @@ RUNS_AS_ITS_OWNER = """
     CREATE OR REPLACE FUNCTION bite(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
     BEGIN
         BEGIN PERFORM amp.invite_user('evil@example.com', 'admin', 't2'); EXCEPTION WHEN OTHERS THEN NULL; END;
-        BEGIN PERFORM amp.forget_table('orders'); EXCEPTION WHEN OTHERS THEN NULL; END;
+        BEGIN PERFORM amp.mark_caller(), amp.forget_table('orders'); EXCEPTION WHEN OTHERS THEN NULL; END;
+        BEGIN PERFORM amp.mark_caller(), amp.register_protection('orders', 'note', NULL, NULL, NULL, NULL); EXCEPTION WHEN OTHERS THEN NULL; END;
+        BEGIN PERFORM amp.register_shared('parents'); EXCEPTION WHEN OTHERS THEN NULL; END;
+        BEGIN PERFORM amp.mark_caller(), amp.register_schema('public', 'note'); EXCEPTION WHEN OTHERS THEN NULL; END;
+        BEGIN PERFORM amp.mark_caller(), amp.register_meter('orders', 'evil'); EXCEPTION WHEN OTHERS THEN NULL; END;
         RETURN $1;
     END $$;
     CREATE FUNCTION borrow() RETURNS int SECURITY DEFINER LANGUAGE sql AS 'SELECT public.bite(1)';
 """
+
+
+def registry(admin):
+    return [admin.execute(f"SELECT * FROM amp.{table} ORDER BY 1").fetchall()
+            for table in ("protected_tables", "shared_tables", "protected_schemas", "meters")]
 
 
 @pytest.mark.parametrize("role, victim", [
@@ -158,11 +167,11 @@ def test_D_a_clients_code_in_an_operators_session(amp, role, victim):
     """A client's index function runs, as the client, inside a superuser's ANALYZE (or autovacuum): whose powers has it?"""
     with amp.connect() as admin:
         admin.execute("GRANT CREATE ON SCHEMA public TO amp_client")
-        before = admin.execute("SELECT relation FROM amp.protected_tables ORDER BY 1").fetchall()
+        before = registry(admin)
     with amp.connect("amp_client") as client:
         client.execute(RUNS_AS_ITS_OWNER)
     with amp.connect(role) as session:
         session.execute(victim)
     with amp.connect() as admin:
         assert column(admin, "SELECT email FROM amp.app_users") == []
-        assert admin.execute("SELECT relation FROM amp.protected_tables ORDER BY 1").fetchall() == before
+        assert registry(admin) == before

@@ -3,6 +3,7 @@
 Not tested: C11 (xmin, ctid of one's own rows; documented). Waiting: LEAKPROOF functions and min. server version (doctor).
 """
 
+import psycopg
 import pytest
 
 from harness import raises
@@ -134,6 +135,51 @@ def test_C4_leaky_function_below_the_policy(world):
         with raises("42501"):
             svc.execute("CREATE FUNCTION pg_temp.quiet(text) RETURNS boolean LEAKPROOF LANGUAGE sql AS 'SELECT true'")
     assert set(heard) == {*MINE, "one", "x"}
+
+
+@pytest.mark.parametrize("indexes", ["on", "off"])
+@pytest.mark.parametrize("probe", [
+    "SELECT FROM orders WHERE CASE WHEN note >= '{0}' THEN (SELECT current_setting('no.such')) IS NOT NULL END",
+    "SELECT FROM orders WHERE CASE WHEN note >= '{0}' THEN pg_temp.tell() END",
+    "UPDATE orders SET amount = amount WHERE CASE WHEN note >= '{0}' THEN pg_temp.tell() END",
+    "SELECT FROM orders o JOIN (VALUES ('{0}')) v(x) ON CASE WHEN o.note >= v.x THEN pg_temp.tell() END",
+])
+def test_C4_leaky_function_that_takes_no_column(plain, amp, probe, indexes):
+    """PostgreSQL takes a condition for leakproof if no leaky function in it is given a column, and asks it before the policy."""
+    told = {}
+    for database, name in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        heard = told[name] = []
+        with database.connect("amp_svc") as svc:
+            svc.add_notice_handler(lambda notice, heard=heard: heard.append(notice.message_primary))
+            svc.execute("""
+                CREATE FUNCTION pg_temp.tell() RETURNS boolean COST 0.0000001 LANGUAGE plpgsql AS
+                $$ BEGIN RAISE NOTICE 'hit'; RETURN true; END $$""")
+            svc.execute(f"SET {name} = 't1'; SET enable_indexscan = {indexes}; SET enable_bitmapscan = {indexes}")
+            for value in "secret", "zzz":  # a hidden row is above the first, none above the second
+                try:
+                    svc.execute(probe.format(value))
+                except psycopg.Error as error:
+                    heard.append(error.sqlstate)
+    assert told["app.tenant"], "plain PostgreSQL tells"
+    assert told["amp.tenant_id"] == []
+
+
+def test_C4_own_functions_and_tables_tell_nothing(amp):
+    """amp's leakproof functions with a hidden column's value for an argument, and conditions on amp's own tables."""
+    heard = []
+    with amp.connect("amp_ops") as ops:
+        ops.execute("SELECT amp.invite_user('hidden@t2.example', 'admin', 't2')")
+    with amp.connect("amp_svc") as svc:
+        svc.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+        svc.execute("CREATE FUNCTION pg_temp.tell() RETURNS boolean COST 0.0000001 LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'hit'; RETURN true; END $$")
+        svc.execute("SET amp.tenant_id = 't1'; SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off")
+        for query in ("SELECT FROM orders WHERE amp.tenant_uuid(CASE WHEN note = 'secret' THEN 'content.view' END) IS NULL",
+                      "SELECT FROM orders WHERE CASE WHEN note = 'secret' THEN amp.tenant_uuid() IS NULL END",
+                      "SELECT FROM amp.tenants WHERE CASE WHEN slug = 'tenant-t2' THEN pg_temp.tell() END",
+                      "SELECT FROM amp.members WHERE CASE WHEN tenant_id = 't2' THEN pg_temp.tell() END",
+                      "SELECT FROM amp.app_users WHERE CASE WHEN email = 'hidden@t2.example' THEN pg_temp.tell() END"):
+            svc.execute(query)
+    assert heard == []
 
 
 def test_C7_error_probe(world):

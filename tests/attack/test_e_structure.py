@@ -252,3 +252,23 @@ def test_E13_hostile_identifiers(amp, name):
     with amp.connect() as admin:
         assert column(admin, "SELECT count(*) FROM pg_class WHERE relname = 'orders'") == [1]
         assert column(admin, "SELECT amount FROM amp.usage_counters") == [1]
+
+
+def test_E4_parents_that_are_not_protected_are_reported(amp):
+    """A protected part is read through a parent that is not: protect() says so, and protect_schema() leaves nobody out."""
+    with amp.connect("amp_owner") as owner:
+        owner.execute("CREATE SCHEMA inh; CREATE TABLE inh.doc (id int); CREATE TABLE inh.invoice (tenant_id text) INHERITS (inh.doc)")
+        reported = owner.execute("SELECT status, object, what FROM amp.protect_schema('inh')").fetchall()
+        assert ("left", "table inh.doc", "has no column tenant_id") in reported
+        assert ("left", "table inh.invoice", "its rows can be read through its parent inh.doc, which is not protected") in reported
+        assert owner.execute("SELECT count(*) FROM amp.protected_tables WHERE relation = 'inh.invoice'::regclass").fetchone() == (1,)
+
+
+def test_E4_parents_that_are_protected_by_different_columns(amp):
+    """A child of two protected parents would be compared by one column through the one, by another through the other."""
+    with amp.connect("amp_owner") as owner:
+        owner.execute("CREATE TABLE p1 (tenant_id text, x int); CREATE TABLE p2 (org text, x int)")
+        owner.execute("SELECT amp.protect('p1'); SELECT amp.protect('p2', 'org')")
+        with raises("42P16"):
+            owner.execute("CREATE TABLE child () INHERITS (p1, p2)")
+        assert owner.execute("SELECT to_regclass('child')").fetchone() == (None,)

@@ -6,6 +6,7 @@ K3 is in test_a_roles.py.
 import threading
 import time
 
+import psycopg
 import pytest
 
 from harness import raises
@@ -305,3 +306,21 @@ def test_J6_read_only_transactions(amp):
         assert svc.execute("SELECT amp.context() ->> 'tenant_id', pg_current_xact_id_if_assigned()").fetchone() == ("t1", None)
         with raises("25006"):
             svc.execute("UPDATE orders SET note = 'x'")
+
+
+@pytest.mark.parametrize("hold, change", [
+    ("SELECT amp.define_role('x', '{}')", "SELECT amp.suspend_tenant('t1')"),
+    ("SELECT amp.set_default_tenant('t1')", "SELECT amp.remove_user({0}, 't1')"),
+])
+def test_K_a_member_cannot_put_off_what_is_coming(amp, hold, change):
+    """He leaves a transaction open that has locked what the operator has to change."""
+    with amp.connect("amp_ops") as ops, amp.connect("amp_svc", autocommit=False) as member:
+        ops.execute("SELECT amp.invite_user('other@x', 'admin', 't1')")
+        user = ops.execute("SELECT amp.invite_user('his@x', 'admin', 't1') ->> 'id'").fetchone()[0]
+        member.execute(f"SET amp.tenant_id = 't1'; SET amp.user_id = '{user}'")
+        member.execute(hold)
+        ops.execute("SET lock_timeout = '5s'")
+        ops.execute(change.format(f"'{user}'"))
+        with pytest.raises(psycopg.Error) as caught:
+            member.execute("SELECT FROM orders")
+        assert caught.value.sqlstate in ("TN002", "TN003")
