@@ -5,6 +5,9 @@
 //! pins the tenant, and every later one must agree. The answer is kept until something it rests on changes: a setting, the
 //! end of the transaction, a row behind it (relcache invalidation), a role (syscache invalidation).
 //!
+//! The hooks around it: before a query runs ([`executor`]) the session hears what others changed and its tenant is pinned; when a
+//! table under policies is planned ([`planner`]), they come before the statement's own conditions.
+//!
 //! Who may change what: any session its own settings; the extension's functions the tables; nobody the answer.
 
 pub(crate) mod catalog;
