@@ -77,6 +77,10 @@ BEGIN
     -- Before anything is looked at: whoever writes to the table now is waited for, and whoever comes later finds it protected.
     -- So is whoever protects a table at the other end of a foreign key: each has to see the other's protection.
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', named);
+    IF named IS DISTINCT FROM amp.qualified(relation) THEN
+        RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = format('table %s was renamed or dropped meanwhile', named),
+            HINT = 'Run it again.';
+    END IF;
     PERFORM amp.mark_caller();
     PERFORM amp.await_related(relation);
     SELECT p.relation, p.tenant_column INTO parent, parent_column
