@@ -77,7 +77,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('"%s" is a member of tenant "%s" already', address, tenant),
             HINT = 'Change his role with amp.set_user_role().';
     END IF;
-    UPDATE amp.app_users u SET default_tenant_id = tenant WHERE u.id = person AND u.default_tenant_id IS NULL;
+    -- The first tenant is the default, also after one was the default that he is no member of any more.
+    UPDATE amp.app_users u SET default_tenant_id = tenant
+    WHERE u.id = person AND u.default_tenant_id IS DISTINCT FROM tenant AND NOT EXISTS (
+        SELECT FROM amp.members m WHERE m.tenant_id = u.default_tenant_id AND m.user_id = person);
     RETURN jsonb_build_object('id', person, 'email', address, 'role', add_member.role, 'tenant_id', tenant);
 END
 $$;

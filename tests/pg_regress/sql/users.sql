@@ -197,3 +197,14 @@ SELECT amp.users();
 SELECT amp.users('nowhere');
 \echo :SQLSTATE
 SELECT amp.users('users3');
+
+-- Who has left his default tenant gets the next one that invites him for his default.
+\connect - regress_operator
+SELECT amp.create_tenant('Left', 'users-left', id => 'users_left') ->> 'id' AS id;
+SELECT amp.create_tenant('Next', 'users-next', id => 'users_next') ->> 'id' AS id;
+SELECT amp.invite_user('moved@users.example', 'viewer', 'users_left') ->> 'id' AS moved \gset
+SELECT amp.remove_user(:'moved', 'users_left');
+SELECT amp.invite_user('moved@users.example', 'viewer', 'users_next') ->> 'role' AS role;
+\connect - regress_service
+SET amp.user_id = :'moved';
+SELECT amp.my_tenants();
