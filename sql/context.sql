@@ -64,7 +64,7 @@ COMMENT ON FUNCTION amp.context_holds() IS
 CREATE FUNCTION amp.is_operator() RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_is_operator';
 COMMENT ON FUNCTION amp.is_operator() IS
-'Whether the login role (session_user) runs the platform: a member of amp_operator, or a superuser.';
+'Whether the session may run the platform: its login role (session_user) is a member of amp_operator or a superuser, or it has passed an operator''s key to amp.authenticate().';
 
 CREATE FUNCTION amp.new_id(prefix text) RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_new_id';
@@ -90,15 +90,3 @@ CREATE FUNCTION amp.caller() RETURNS oid
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_caller';
 COMMENT ON FUNCTION amp.caller() IS
 'Internal: the role that mark_caller() noted, once; NULL if none. Inside a SECURITY DEFINER function there is no other way to know.';
-
-CREATE FUNCTION amp.assert_operator() RETURNS void
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF NOT amp.is_operator() THEN
-        RAISE EXCEPTION USING ERRCODE = 'TN004',
-            MESSAGE = format('login role "%s" is not an operator of the platform', session_user),
-            HINT = format('Connect as an operator, or have a superuser run: GRANT amp_operator TO %I', session_user);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION amp.assert_operator() IS 'Raises TN004 unless the login role is an operator.';

@@ -18,19 +18,23 @@ $$;
 
 -- What a session may ask about itself.
 GRANT EXECUTE ON FUNCTION
-    amp.user_id(), amp.role(), amp.context(), amp.is_operator(), amp.assert_operator(),
+    amp.user_id(), amp.role(), amp.context(), amp.is_operator(), amp.authenticate(text), amp.lock_context(),
     amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
     TO PUBLIC;
 
--- Members, who need users.manage, and operators, whom the functions below let do the work itself.
+-- Members and operators: what they call, and what looks at who called.
 GRANT EXECUTE ON FUNCTION
     amp.invite_user(text, text, text), amp.set_user_role(text, text, text), amp.remove_user(text, text), amp.users(text),
-    amp.add_own_member(text, text, text), amp.change_own_member(text, text, text), amp.drop_own_member(text, text),
-    amp.own_members_document(text), amp.define_role(text, text[]), amp.drop_role(text)
+    amp.add_member_for_caller(text, text, text), amp.change_member_for_caller(text, text, text),
+    amp.drop_member_for_caller(text, text), amp.members_document_for_caller(text),
+    amp.define_role(text, text[]), amp.drop_role(text),
+    amp.create_api_key(text, text, text, timestamptz), amp.add_api_key_for_caller(text, text, text, timestamptz),
+    amp.revoke_api_key(text), amp.revoke_api_key_for_caller(text)
     TO PUBLIC;
 
 -- Usage of one's own tenant.
-GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text), amp.own_usage_document(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text),
+    amp.usage_document_for_caller(text, text) TO PUBLIC;
 
 -- Table owners: these run with the caller's own rights; the registering ones check that he owns the table.
 GRANT EXECUTE ON FUNCTION
@@ -46,10 +50,13 @@ GRANT EXECUTE ON FUNCTION
     amp.refuse_truncate(), amp.count_inserted()
     TO PUBLIC;
 
--- Operators of the platform.
+-- Operators of the platform, by their login role or by a credential: each function checks which of them called.
 GRANT EXECUTE ON FUNCTION
-    amp.create_tenant(text, text, jsonb, text), amp.suspend_tenant(text), amp.activate_tenant(text), amp.delete_tenant(text),
-    amp.register_permission(text, text, text[]),
-    amp.add_member(text, text, text), amp.change_member(text, text, text), amp.drop_member(text, text),
-    amp.members_document(text), amp.usage_document(text, text)
-    TO amp_operator;
+    amp.create_tenant(text, text, jsonb, text), amp.add_tenant(text, text, jsonb, text),
+    amp.suspend_tenant(text), amp.activate_tenant(text), amp.delete_tenant(text), amp.set_tenant_status(text, text),
+    amp.register_permission(text, text, text[]), amp.add_permission(text, text, text[]),
+    amp.create_operator_key(text, timestamptz), amp.add_operator_key(text, timestamptz),
+    amp.add_signing_key(text, text, text, text, text, boolean), amp.store_signing_key(text, text, text, text, text, boolean),
+    amp.retire_signing_key(text), amp.retire_stored_signing_key(text),
+    amp.bind_role(name, text), amp.store_binding(name, text), amp.unbind_role(name), amp.remove_binding(name)
+    TO PUBLIC;

@@ -22,6 +22,13 @@ pub(crate) unsafe fn setting_memory(size: usize) -> *mut c_void {
     }
 }
 
+/// The number by which an extension asks for a timer of its own: the one after PostgreSQL's.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub(crate) const USER_TIMEOUT: std::ffi::c_int = 12;
+/// The number by which an extension asks for a timer of its own: 17 added one before it.
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+pub(crate) const USER_TIMEOUT: std::ffi::c_int = 13;
+
 /// The executor's run hook, whose arguments PostgreSQL 18 shortened.
 pub(crate) mod executor_run {
     use crate::backend::Local;

@@ -20,6 +20,8 @@ pub(crate) enum Code {
     PermissionDenied,
     /// TN006: the context cannot change now.
     ContextPinned,
+    /// TN007: a proof is invalid or has expired.
+    ProofExpired,
     /// TN009: this session bypasses row security.
     BypassesRowSecurity,
     /// 22023: a malformed value.
@@ -41,6 +43,7 @@ impl Code {
             Code::NotAMember => b"TN003",
             Code::PermissionDenied => b"TN004",
             Code::ContextPinned => b"TN006",
+            Code::ProofExpired => b"TN007",
             Code::BypassesRowSecurity => b"TN009",
             Code::InvalidValue => b"22023",
             Code::InvalidKey => b"22P02",
@@ -61,12 +64,31 @@ pub(crate) struct Error {
     pub(crate) code: Code,
     message: String,
     detail: Option<String>,
+    log_detail: Option<String>,
     hint: Option<String>,
+    hides_statement: bool,
 }
 
 impl Error {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Error {
-        Error { code, message: message.into(), detail: None, hint: None }
+        Error { code, message: message.into(), detail: None, log_detail: None, hint: None, hides_statement: false }
+    }
+
+    /// What went wrong, in one line.
+    pub(crate) fn message(&self) -> &str {
+        self.log_detail.as_deref().unwrap_or(&self.message)
+    }
+
+    /// A detail for the server's log alone.
+    pub(crate) fn log_detail(mut self, detail: impl Into<String>) -> Error {
+        self.log_detail = Some(detail.into());
+        self
+    }
+
+    /// Keeps the statement out of the server's log: it holds a credential.
+    pub(crate) fn without_statement(mut self) -> Error {
+        self.hides_statement = true;
+        self
     }
 
     pub(crate) fn detail(mut self, detail: impl Into<String>) -> Error {
@@ -101,7 +123,9 @@ struct Report {
     code: c_int,
     message: *mut c_char,
     detail: *mut c_char,
+    log_detail: *mut c_char,
     hint: *mut c_char,
+    hides_statement: bool,
 }
 
 /// Copies a text into one of PostgreSQL's memory contexts.
@@ -126,7 +150,9 @@ unsafe extern "C-unwind" {
     fn errcode(sqlstate: c_int) -> c_int;
     fn errmsg(format: *const c_char, ...) -> c_int;
     fn errdetail(format: *const c_char, ...) -> c_int;
+    fn errdetail_log(format: *const c_char, ...) -> c_int;
     fn errhint(format: *const c_char, ...) -> c_int;
+    fn errhidestmt(hide: bool) -> c_int;
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
@@ -146,7 +172,9 @@ pub(crate) unsafe fn guarded<T: Copy>(body: impl FnOnce() -> Result<T, Error>) -
                     code: error.code.packed(),
                     message: server_string(context, &error.message),
                     detail: optional(context, error.detail.as_deref()),
+                    log_detail: optional(context, error.log_detail.as_deref()),
                     hint: optional(context, error.hint.as_deref()),
+                    hides_statement: error.hides_statement,
                 }
             })
         })
@@ -169,6 +197,10 @@ unsafe fn raise(report: Report) -> ! {
         if !report.detail.is_null() {
             errdetail(c"%s".as_ptr(), report.detail);
         }
+        if !report.log_detail.is_null() {
+            errdetail_log(c"%s".as_ptr(), report.log_detail);
+        }
+        errhidestmt(report.hides_statement);
         if !report.hint.is_null() {
             errhint(c"%s".as_ptr(), report.hint);
         }

@@ -12,6 +12,8 @@
 //! | module | promises |
 //! |---|---|
 //! | [`context`] | what the session acts for: settings, resolution, pin, invalidation, parallel workers |
+//! | [`identity`] | who the session has proved to be: API keys, signed tokens, bound login roles |
+//! | [`audit`] | what was refused, told to the audit log from where a rollback does not reach |
 //! | [`tenants`] | membership and permissions, as decisions read them |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
@@ -19,11 +21,14 @@
 
 use pgrx::prelude::*;
 
+mod audit;
 mod backend;
 mod compat;
 mod context;
 mod error;
+mod function;
 mod id;
+mod identity;
 mod tenants;
 
 pgrx::pg_module_magic!(name = c"amp_tenancy", version = c"0.1.0");
@@ -31,10 +36,16 @@ pgrx::pg_module_magic!(name = c"amp_tenancy", version = c"0.1.0");
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!("../sql/context.sql", name = "context", requires = ["bootstrap"]);
 extension_sql_file!("../sql/tenants/tables.sql", name = "tenant_tables", requires = ["context"]);
-extension_sql_file!("../sql/tenants/permissions.sql", name = "permissions", requires = ["tenant_tables"]);
+extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["tenant_tables"]);
+extension_sql_file!("../sql/identity/tables.sql", name = "identity_tables", requires = ["audit"]);
+extension_sql_file!("../sql/identity/authenticate.sql", name = "authenticate", requires = ["identity_tables"]);
+extension_sql_file!("../sql/tenants/permissions.sql", name = "permissions", requires = ["authenticate"]);
 extension_sql_file!("../sql/tenants/tenants.sql", name = "tenants", requires = ["permissions"]);
 extension_sql_file!("../sql/tenants/users.sql", name = "users", requires = ["tenants"]);
-extension_sql_file!("../sql/usage/tables.sql", name = "usage_tables", requires = ["users"]);
+extension_sql_file!("../sql/identity/api_keys.sql", name = "api_keys", requires = ["users"]);
+extension_sql_file!("../sql/identity/signing_keys.sql", name = "signing_keys", requires = ["api_keys"]);
+extension_sql_file!("../sql/identity/bound_roles.sql", name = "bound_roles", requires = ["signing_keys"]);
+extension_sql_file!("../sql/usage/tables.sql", name = "usage_tables", requires = ["bound_roles"]);
 extension_sql_file!("../sql/usage/usage.sql", name = "usage", requires = ["usage_tables"]);
 extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["usage"]);
 extension_sql_file!("../sql/isolation/registry.sql", name = "registry", requires = ["isolation_tables"]);
@@ -51,6 +62,9 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     context::init();
+    identity::init();
+    audit::init();
+    context::settings::reserve_prefix();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

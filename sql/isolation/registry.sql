@@ -30,6 +30,9 @@ BEGIN
         insert_permission = excluded.insert_permission, update_permission = excluded.update_permission,
         delete_permission = excluded.delete_permission;
     DELETE FROM amp.shared_tables s WHERE s.relation = register_protection.relation;
+    PERFORM amp.log_change('table.protected', NULL, jsonb_build_object(
+        'table', amp.qualified(relation), 'tenant_column', tenant_column, 'read', read, 'insert', "insert", 'update', "update",
+        'delete', "delete"));
 END
 $$;
 COMMENT ON FUNCTION amp.register_protection(regclass, name, text, text, text, text) IS 'Internal: notes a protected table, for its owner.';
@@ -45,6 +48,9 @@ BEGIN
             HINT = format('SELECT * FROM amp.unprotect(%L) first, if its rows really belong to no tenant.', relation);
     END IF;
     INSERT INTO amp.shared_tables VALUES (relation) ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        PERFORM amp.log_change('table.shared', NULL, jsonb_build_object('table', amp.qualified(relation)));
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION amp.register_shared(regclass) IS 'Internal: notes a shared table, for its owner.';
@@ -60,6 +66,7 @@ BEGIN
     END IF;
     INSERT INTO amp.protected_schemas AS s VALUES (register_schema.schema, register_schema.tenant_column)
     ON CONFLICT ON CONSTRAINT protected_schemas_pkey DO UPDATE SET tenant_column = excluded.tenant_column;
+    PERFORM amp.log_change('schema.protected', NULL, jsonb_build_object('schema', schema, 'tenant_column', tenant_column));
 END
 $$;
 COMMENT ON FUNCTION amp.register_schema(name, name) IS 'Internal: notes a protected schema, for its owner.';
@@ -74,6 +81,9 @@ BEGIN
             HINT = 'Use amp.unprotect().';
     END IF;
     DELETE FROM amp.protected_tables p WHERE p.relation = forget_table.relation;
+    IF FOUND THEN
+        PERFORM amp.log_change('table.unprotected', NULL, jsonb_build_object('table', amp.qualified(relation)));
+    END IF;
     DELETE FROM amp.shared_tables s WHERE s.relation = forget_table.relation;
     DELETE FROM amp.meters m WHERE m.relation = forget_table.relation;
 END

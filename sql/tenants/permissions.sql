@@ -1,9 +1,9 @@
 -- Permissions, the roles made of them, and who may manage a tenant.
 
-CREATE FUNCTION amp.register_permission(name text, description text, roles text[] DEFAULT '{admin}') RETURNS void
+CREATE FUNCTION amp.add_permission(name text, description text, roles text[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM amp.assert_operator();
+    PERFORM amp.assert_called_by_operator();
     IF name IS NULL OR name !~ '^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$' OR length(name) > 100 THEN
         RAISE EXCEPTION USING ERRCODE = '22023',
             MESSAGE = format('invalid permission name %s', coalesce(quote_literal(left(name, 100)), 'NULL')),
@@ -20,13 +20,23 @@ BEGIN
     END IF;
     INSERT INTO amp.permissions (name, description, roles)
     -- An admin holds everything: he could not give a role that holds what he lacks.
-    VALUES (register_permission.name, register_permission.description,
-            ARRAY(SELECT DISTINCT r FROM unnest(register_permission.roles || 'admin'::text) r ORDER BY r))
+    VALUES (add_permission.name, add_permission.description,
+            ARRAY(SELECT DISTINCT r FROM unnest(add_permission.roles || 'admin'::text) r ORDER BY r))
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('permission "%s" is registered already', name),
             HINT = 'See amp.permissions.';
     END IF;
+    PERFORM amp.log_change('permission.registered', NULL, jsonb_build_object('name', name, 'roles', to_jsonb(roles)));
+END
+$$;
+COMMENT ON FUNCTION amp.add_permission(text, text, text[]) IS 'The work of register_permission(), for operators.';
+
+CREATE FUNCTION amp.register_permission(name text, description text, roles text[] DEFAULT '{admin}') RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    PERFORM amp.add_permission(name, description, roles);
 END
 $$;
 COMMENT ON FUNCTION amp.register_permission(text, text, text[]) IS
@@ -57,8 +67,8 @@ CREATE FUNCTION amp.role_permissions(tenant_id text, role text) RETURNS text[]
 $$;
 COMMENT ON FUNCTION amp.role_permissions(text, text) IS 'Internal: what a role holds in a tenant; NULL if there is no such role.';
 
--- An operator's rights are EXECUTE on the functions that do the work (add_member() and the like): PostgreSQL checks that for
--- whoever really calls. A member's are checked here, by the context. Both come in by the same name, such as invite_user().
+-- Operators and members come in by the same name, such as invite_user(), which runs with the caller's rights and notes who he is
+-- (mark_caller()). It calls a function that looks at that note, or at the context, and then has the work done with its owner's rights.
 
 CREATE FUNCTION amp.lock_tenant(tenant text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -146,6 +156,7 @@ BEGIN
     INSERT INTO amp.roles (tenant_id, name, permissions)
     VALUES (tenant, define_role.name, ARRAY(SELECT DISTINCT u FROM unnest(define_role.permissions) u ORDER BY u))
     ON CONFLICT ON CONSTRAINT roles_pkey DO UPDATE SET permissions = excluded.permissions;
+    PERFORM amp.log_change('role.defined', tenant, jsonb_build_object('name', name, 'permissions', to_jsonb(permissions)));
 END
 $$;
 COMMENT ON FUNCTION amp.define_role(text, text[]) IS
@@ -173,6 +184,7 @@ BEGIN
             HINT = 'Give them another one with amp.set_user_role() first.';
     END IF;
     DELETE FROM amp.roles r WHERE r.tenant_id = tenant AND r.name = drop_role.name;
+    PERFORM amp.log_change('role.dropped', tenant, jsonb_build_object('name', name));
 END
 $$;
 COMMENT ON FUNCTION amp.drop_role(text) IS

@@ -15,13 +15,13 @@ CREATE FUNCTION amp.tenant_document(tenant_id text) RETURNS jsonb
 $$;
 COMMENT ON FUNCTION amp.tenant_document(text) IS 'Internal: a tenant as a document: id, name, slug, status, config, created_at, updated_at.';
 
-CREATE FUNCTION amp.create_tenant(name text, slug text, config jsonb DEFAULT '{}', id text DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION amp.add_tenant(name text, slug text, config jsonb, id text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant text := coalesce(create_tenant.id, amp.new_id('tnt_'));
+    tenant text := coalesce(add_tenant.id, amp.new_id('tnt_'));
     taken text;
 BEGIN
-    PERFORM amp.assert_operator();
+    PERFORM amp.assert_called_by_operator();
     IF name IS NULL OR btrim(name) = '' OR length(name) > 200 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'a tenant needs a name of 1 to 200 characters',
             HINT = 'Pass name => ''…''.';
@@ -40,49 +40,72 @@ BEGIN
             HINT = 'Use 1 to 64 characters of A-Z, a-z, 0-9, _ and -, or leave it out for a new one.';
     END IF;
     INSERT INTO amp.tenants (id, name, slug, config)
-    VALUES (tenant, btrim(create_tenant.name), create_tenant.slug, create_tenant.config)
+    VALUES (tenant, btrim(add_tenant.name), add_tenant.slug, add_tenant.config)
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         SELECT CASE WHEN EXISTS (SELECT FROM amp.tenants t WHERE t.id = tenant) THEN format('id "%s"', tenant)
-               ELSE format('slug "%s"', create_tenant.slug) END INTO taken;
+               ELSE format('slug "%s"', add_tenant.slug) END INTO taken;
         RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('a tenant with %s exists or existed', taken),
             HINT = 'Choose another one; ids are never given twice.';
     END IF;
+    PERFORM amp.log_change('tenant.created', tenant, jsonb_build_object('name', btrim(add_tenant.name), 'slug', add_tenant.slug));
     RETURN amp.tenant_document(tenant);
+END
+$$;
+COMMENT ON FUNCTION amp.add_tenant(text, text, jsonb, text) IS 'The work of create_tenant(), for operators.';
+
+CREATE FUNCTION amp.create_tenant(name text, slug text, config jsonb DEFAULT '{}', id text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    RETURN amp.add_tenant(name, slug, config, id);
 END
 $$;
 COMMENT ON FUNCTION amp.create_tenant(text, text, jsonb, text) IS
 'Operator: creates an active tenant and returns its document. The id is tnt_ and 16 base62 characters unless an existing one is given. Errors: TN004, 22023 bad name, slug or id, TN010 config is no object, 23505 slug or id taken.';
 
-CREATE FUNCTION amp.set_tenant_status(tenant_id text, status text, allowed text[]) RETURNS jsonb
+CREATE FUNCTION amp.set_tenant_status(tenant_id text, status text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM amp.assert_operator();
+    PERFORM amp.assert_called_by_operator();
     UPDATE amp.tenants t SET status = set_tenant_status.status, updated_at = now()
-    WHERE t.id = set_tenant_status.tenant_id AND t.status = ANY (allowed);
+    WHERE t.id = set_tenant_status.tenant_id AND t.status <> 'deleted';
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'TN002',
             MESSAGE = format('tenant %s is unknown or deleted', coalesce(quote_ident(left(tenant_id, 64)), 'NULL')),
             HINT = 'See amp.tenants; a deleted tenant does not come back.';
     END IF;
+    PERFORM amp.log_change('tenant.' || status, tenant_id);
     RETURN amp.tenant_document(tenant_id);
 END
 $$;
-COMMENT ON FUNCTION amp.set_tenant_status(text, text, text[]) IS 'Internal: an operator''s change of status, from one of those allowed.';
+COMMENT ON FUNCTION amp.set_tenant_status(text, text) IS 'The work of suspend_tenant() and its kin, for operators: the change of status.';
 
 CREATE FUNCTION amp.suspend_tenant(tenant_id text) RETURNS jsonb
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT amp.set_tenant_status(tenant_id, 'suspended', '{active,suspended}') $$;
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    RETURN amp.set_tenant_status(tenant_id, 'suspended');
+END
+$$;
 COMMENT ON FUNCTION amp.suspend_tenant(text) IS
 'Operator: shuts a tenant out of every session at its next statement, open transactions included. Returns its document. Errors: TN004, TN002.';
 
 CREATE FUNCTION amp.activate_tenant(tenant_id text) RETURNS jsonb
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT amp.set_tenant_status(tenant_id, 'active', '{active,suspended}') $$;
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    RETURN amp.set_tenant_status(tenant_id, 'active');
+END
+$$;
 COMMENT ON FUNCTION amp.activate_tenant(text) IS 'Operator: lets a suspended tenant in again. Returns its document. Errors: TN004, TN002.';
 
 CREATE FUNCTION amp.delete_tenant(tenant_id text) RETURNS jsonb
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT amp.set_tenant_status(tenant_id, 'deleted', '{active,suspended}') $$;
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    RETURN amp.set_tenant_status(tenant_id, 'deleted');
+END
+$$;
 COMMENT ON FUNCTION amp.delete_tenant(text) IS
 'Operator: ends a tenant. Its rows stay, out of everybody''s reach; its id is never given again, its slug is free. Returns its document. Errors: TN004, TN002.';

@@ -1,5 +1,5 @@
--- People and their membership. Each verb has three functions: the one that clients call; its way for a member of the tenant,
--- who needs users.manage and can give or take only what he holds; and the work itself, which an operator may call directly.
+-- People and their membership. Each verb has three functions: the one that clients call; the check of who called, an operator
+-- or a member, who needs users.manage and can give or take only what he holds; and the work itself.
 
 CREATE FUNCTION amp.assert_role(tenant text, role text) RETURNS text[]
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -81,29 +81,32 @@ BEGIN
     UPDATE amp.app_users u SET default_tenant_id = tenant
     WHERE u.id = person AND u.default_tenant_id IS DISTINCT FROM tenant AND NOT EXISTS (
         SELECT FROM amp.members m WHERE m.tenant_id = u.default_tenant_id AND m.user_id = person);
+    PERFORM amp.log_change('member.added', tenant, jsonb_build_object('user_id', person, 'role', add_member.role));
     RETURN jsonb_build_object('id', person, 'email', address, 'role', add_member.role, 'tenant_id', tenant);
 END
 $$;
-COMMENT ON FUNCTION amp.add_member(text, text, text) IS 'Operator: the work of invite_user().';
+COMMENT ON FUNCTION amp.add_member(text, text, text) IS 'Internal: the work of invite_user().';
 
-CREATE FUNCTION amp.add_own_member(tenant_id text, email text, role text) RETURNS jsonb
+CREATE FUNCTION amp.add_member_for_caller(tenant_id text, email text, role text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant text := amp.managed_tenant(add_own_member.tenant_id);
+    tenant text;
 BEGIN
+    IF amp.called_by_operator() AND tenant_id IS NOT NULL THEN
+        RETURN amp.add_member(tenant_id, email, role);
+    END IF;
+    tenant := amp.managed_tenant(tenant_id);
     PERFORM amp.assert_holds(amp.assert_role(tenant, role), format('role "%s"', role));
     RETURN amp.add_member(tenant, email, role);
 END
 $$;
-COMMENT ON FUNCTION amp.add_own_member(text, text, text) IS 'Member: invite_user() in the session''s own tenant.';
+COMMENT ON FUNCTION amp.add_member_for_caller(text, text, text) IS 'invite_user(), by the rights of who called that.';
 
 CREATE FUNCTION amp.invite_user(email text, role text, tenant_id text DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
-        RETURN amp.add_member(tenant_id, email, role);
-    END IF;
-    RETURN amp.add_own_member(tenant_id, email, role);
+    PERFORM amp.mark_caller();
+    RETURN amp.add_member_for_caller(tenant_id, email, role);
 END
 $$;
 COMMENT ON FUNCTION amp.invite_user(text, text, text) IS
@@ -121,32 +124,36 @@ BEGIN
     END IF;
     UPDATE amp.members m SET role = change_member.role
     WHERE m.tenant_id = tenant AND m.user_id = change_member.user_id;
+    PERFORM amp.log_change('member.changed', tenant, jsonb_build_object('user_id', user_id, 'role', change_member.role));
     RETURN (SELECT jsonb_build_object('id', u.id, 'email', u.email, 'role', change_member.role, 'tenant_id', tenant)
             FROM amp.app_users u WHERE u.id = change_member.user_id);
 END
 $$;
-COMMENT ON FUNCTION amp.change_member(text, text, text) IS 'Operator: the work of set_user_role().';
+COMMENT ON FUNCTION amp.change_member(text, text, text) IS 'Internal: the work of set_user_role().';
 
-CREATE FUNCTION amp.change_own_member(tenant_id text, user_id text, role text) RETURNS jsonb
+CREATE FUNCTION amp.change_member_for_caller(tenant_id text, user_id text, role text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant text := amp.managed_tenant(change_own_member.tenant_id);
-    present text := amp.member_role(tenant, change_own_member.user_id);
+    tenant text;
+    present text;
 BEGIN
+    IF amp.called_by_operator() AND tenant_id IS NOT NULL THEN
+        RETURN amp.change_member(tenant_id, user_id, role);
+    END IF;
+    tenant := amp.managed_tenant(tenant_id);
+    present := amp.member_role(tenant, user_id);
     PERFORM amp.assert_holds(amp.role_permissions(tenant, present), format('changing a member with role "%s"', present));
     PERFORM amp.assert_holds(amp.assert_role(tenant, role), format('role "%s"', role));
     RETURN amp.change_member(tenant, user_id, role);
 END
 $$;
-COMMENT ON FUNCTION amp.change_own_member(text, text, text) IS 'Member: set_user_role() in the session''s own tenant.';
+COMMENT ON FUNCTION amp.change_member_for_caller(text, text, text) IS 'set_user_role(), by the rights of who called that.';
 
 CREATE FUNCTION amp.set_user_role(user_id text, role text, tenant_id text DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
-        RETURN amp.change_member(tenant_id, user_id, role);
-    END IF;
-    RETURN amp.change_own_member(tenant_id, user_id, role);
+    PERFORM amp.mark_caller();
+    RETURN amp.change_member_for_caller(tenant_id, user_id, role);
 END
 $$;
 COMMENT ON FUNCTION amp.set_user_role(text, text, text) IS
@@ -163,30 +170,34 @@ BEGIN
     END IF;
     -- His default tenant stays what it is, and counts for nothing: he could hold its row and put off his removal.
     DELETE FROM amp.members m WHERE m.tenant_id = tenant AND m.user_id = drop_member.user_id;
+    PERFORM amp.log_change('member.removed', tenant, jsonb_build_object('user_id', user_id));
 END
 $$;
-COMMENT ON FUNCTION amp.drop_member(text, text) IS 'Operator: the work of remove_user().';
+COMMENT ON FUNCTION amp.drop_member(text, text) IS 'Internal: the work of remove_user().';
 
-CREATE FUNCTION amp.drop_own_member(tenant_id text, user_id text) RETURNS void
+CREATE FUNCTION amp.drop_member_for_caller(tenant_id text, user_id text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant text := amp.managed_tenant(drop_own_member.tenant_id);
-    present text := amp.member_role(tenant, drop_own_member.user_id);
+    tenant text;
+    present text;
 BEGIN
+    IF amp.called_by_operator() AND tenant_id IS NOT NULL THEN
+        PERFORM amp.drop_member(tenant_id, user_id);
+        RETURN;
+    END IF;
+    tenant := amp.managed_tenant(tenant_id);
+    present := amp.member_role(tenant, user_id);
     PERFORM amp.assert_holds(amp.role_permissions(tenant, present), format('changing a member with role "%s"', present));
     PERFORM amp.drop_member(tenant, user_id);
 END
 $$;
-COMMENT ON FUNCTION amp.drop_own_member(text, text) IS 'Member: remove_user() in the session''s own tenant.';
+COMMENT ON FUNCTION amp.drop_member_for_caller(text, text) IS 'remove_user(), by the rights of who called that.';
 
 CREATE FUNCTION amp.remove_user(user_id text, tenant_id text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
-        PERFORM amp.drop_member(tenant_id, user_id);
-    ELSE
-        PERFORM amp.drop_own_member(tenant_id, user_id);
-    END IF;
+    PERFORM amp.mark_caller();
+    PERFORM amp.drop_member_for_caller(tenant_id, user_id);
 END
 $$;
 COMMENT ON FUNCTION amp.remove_user(text, text) IS
@@ -215,20 +226,24 @@ BEGIN
         WHERE m.tenant_id = tenant), '[]'));
 END
 $$;
-COMMENT ON FUNCTION amp.members_document(text) IS 'Operator: the work of users().';
+COMMENT ON FUNCTION amp.members_document(text) IS 'Internal: the work of users().';
 
-CREATE FUNCTION amp.own_members_document(tenant_id text) RETURNS jsonb
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT amp.members_document(amp.own_tenant(tenant_id)) $$;
-COMMENT ON FUNCTION amp.own_members_document(text) IS 'Member: users() of the session''s own tenant.';
+CREATE FUNCTION amp.members_document_for_caller(tenant_id text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF amp.called_by_operator() AND tenant_id IS NOT NULL THEN
+        RETURN amp.members_document(tenant_id);
+    END IF;
+    RETURN amp.members_document(amp.own_tenant(tenant_id));
+END
+$$;
+COMMENT ON FUNCTION amp.members_document_for_caller(text) IS 'users(), by the rights of who called that.';
 
 CREATE FUNCTION amp.users(tenant_id text DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
-        RETURN amp.members_document(tenant_id);
-    END IF;
-    RETURN amp.own_members_document(tenant_id);
+    PERFORM amp.mark_caller();
+    RETURN amp.members_document_for_caller(tenant_id);
 END
 $$;
 COMMENT ON FUNCTION amp.users(text) IS
@@ -250,7 +265,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.my_tenants() IS
-'The active tenants of the session''s user: {"data": [{"id", "name", "role", "is_default"}]}, oldest membership first. Needs amp.user_id, no tenant. Errors: TN003 no user, or unknown.';
+'The active tenants of the session''s user: {"data": [{"id", "name", "role", "is_default"}]}, oldest membership first. Needs a user, no tenant. Errors: TN003 no user, or unknown.';
 
 CREATE FUNCTION amp.required_user() RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -259,7 +274,7 @@ DECLARE
 BEGIN
     IF person IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'TN003', MESSAGE = 'no user is set for this session',
-            HINT = 'Run SET amp.user_id = ''…'' as a service role.';
+            HINT = 'Pass a credential to amp.authenticate(), or run SET amp.user_id = ''…'' as a service.';
     END IF;
     RETURN person;
 END

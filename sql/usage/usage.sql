@@ -111,20 +111,24 @@ BEGIN
                 THEN round((totals->>'cost_cents')::numeric * 100 / monthly_limit::numeric, 2) END));
 END
 $$;
-COMMENT ON FUNCTION amp.usage_document(text, text) IS 'Operator: the work of usage().';
+COMMENT ON FUNCTION amp.usage_document(text, text) IS 'Internal: the work of usage().';
 
-CREATE FUNCTION amp.own_usage_document(tenant_id text, period text) RETURNS jsonb
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT amp.usage_document(amp.own_tenant(tenant_id), period) $$;
-COMMENT ON FUNCTION amp.own_usage_document(text, text) IS 'Member: usage() of the session''s own tenant.';
+CREATE FUNCTION amp.usage_document_for_caller(tenant_id text, period text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF amp.called_by_operator() AND tenant_id IS NOT NULL THEN
+        RETURN amp.usage_document(tenant_id, period);
+    END IF;
+    RETURN amp.usage_document(amp.own_tenant(tenant_id), period);
+END
+$$;
+COMMENT ON FUNCTION amp.usage_document_for_caller(text, text) IS 'usage(), by the rights of who called that.';
 
 CREATE FUNCTION amp.usage(tenant_id text DEFAULT NULL, period text DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF tenant_id IS NOT NULL AND amp.is_operator() THEN
-        RETURN amp.usage_document(tenant_id, period);
-    END IF;
-    RETURN amp.own_usage_document(tenant_id, period);
+    PERFORM amp.mark_caller();
+    RETURN amp.usage_document_for_caller(tenant_id, period);
 END
 $$;
 COMMENT ON FUNCTION amp.usage(text, text) IS

@@ -2,7 +2,7 @@
 //!
 //! A catalog snapshot is taken anew for every look-up, so a REPEATABLE READ transaction sees a suspension that committed
 //! after its own snapshot (P6). Nothing here writes, takes a transaction id or uses SPI: it works on a standby, in a read-only
-//! transaction and inside a setting's check hook. Column numbers are those of sql/tenants/tables.sql; upgrades only append.
+//! transaction and inside a setting's check hook. Column numbers are those of sql/tenants/tables.sql and sql/identity/tables.sql; upgrades only append.
 
 use crate::error::{Code, Error};
 use pgrx::{FromDatum, PgMemoryContexts, pg_sys};
@@ -22,11 +22,22 @@ pub(crate) const MEMBERS: Table = Table { name: c"members", index: c"members_pke
 pub(crate) const ROLES: Table = Table { name: c"roles", index: c"roles_pkey" };
 /// (name, management, roles, …)
 pub(crate) const PERMISSIONS: Table = Table { name: c"permissions", index: c"permissions_pkey" };
-/// (id, …)
+/// (id, email, default_tenant_id, …)
 pub(crate) const USERS: Table = Table { name: c"app_users", index: c"app_users_pkey" };
 
+/// (id, hash, user_id, tenant_id, operator, permissions, expires_at, revoked_at, …)
+pub(crate) const API_KEYS: Table = Table { name: c"api_keys", index: c"api_keys_pkey" };
+/// (kid, algorithm, key, issuer, audience, single_use, retired_at, …)
+pub(crate) const SIGNING_KEYS: Table = Table { name: c"signing_keys", index: c"signing_keys_pkey" };
+/// (role_name, role, user_id, …)
+pub(crate) const BOUND_ROLES: Table = Table { name: c"bound_roles", index: c"bound_roles_pkey" };
+
 /// The tables that an answer can rest on.
-const ALL: [&Table; 5] = [&TENANTS, &MEMBERS, &ROLES, &PERMISSIONS, &USERS];
+const ALL: [&Table; 8] =
+    [&TENANTS, &MEMBERS, &ROLES, &PERMISSIONS, &USERS, &API_KEYS, &SIGNING_KEYS, &BOUND_ROLES];
+
+/// Their object ids; invalid ones before the first look-up.
+pub(super) type Watched = [pg_sys::Oid; ALL.len()];
 
 /// One row, while the scan stands on it.
 pub(crate) struct Row {
@@ -55,10 +66,15 @@ pub(super) fn schema() -> Result<pg_sys::Oid, Error> {
     }
 }
 
+/// True where the extension is installed.
+pub(crate) fn is_installed() -> bool {
+    watched().is_ok()
+}
+
 /// The object ids of the tables that an answer can rest on, whose changes a backend has to hear of.
-pub(super) fn watched() -> Result<[pg_sys::Oid; ALL.len()], Error> {
+pub(super) fn watched() -> Result<Watched, Error> {
     let schema = schema()?;
-    let mut tables = [pg_sys::InvalidOid; ALL.len()];
+    let mut tables: Watched = [pg_sys::InvalidOid; ALL.len()];
     for (oid, table) in tables.iter_mut().zip(ALL) {
         *oid = relation(schema, table.name)?;
     }

@@ -6,6 +6,7 @@
 
 use super::{catalog, parallel, resolve, session, settings};
 use crate::backend::Local;
+use crate::identity::proof;
 use crate::{compat, error};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -62,7 +63,7 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc) {
         }
         if (*(*query).plannedstmt).parallelModeNeeded && !parallel::is_worker() && !pg_sys::IsInParallelMode() {
             error::guarded(|| {
-                let current = if settings::any() { resolve::current().ok() } else { None };
+                let current = if resolve::has_tenant().unwrap_or(false) { resolve::current().ok() } else { None };
                 parallel::publish(current.as_deref());
                 Ok(())
             });
@@ -78,12 +79,12 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) -> bool {
     // SAFETY: by the contract above; the plan lives as long as the query.
     unsafe {
         let plan = &*(*query).plannedstmt;
-        let (isolated, claims) = (depends_on_tenant(plan), settings::any());
+        let (isolated, claims) = (depends_on_tenant(plan), settings::any() || proof::any());
         if !isolated && !claims || parallel::is_worker() {
             return false;
         }
         AcceptInvalidationMessages();
-        resolve::check_login_role();
+        resolve::check_premises();
         if claims && !session::known_to_be_bound() {
             error::guarded(resolve::check_bypass);
         }

@@ -6,32 +6,13 @@
 use super::{parallel, resolve, session, settings, transaction};
 use crate::backend::Local;
 use crate::error::{Code, Error, guarded};
+use crate::function::{raw_function, return_text};
+use crate::identity::{self, proof::By};
 use crate::id;
 use crate::tenants::permissions;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys, varlena};
 use std::cell::Cell;
-
-/// Exports a version-1 function under its own name.
-macro_rules! raw_function {
-    ($(#[$doc:meta])* $name:ident, $info:ident, |$fcinfo:ident| $body:expr) => {
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
-            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
-
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// Called by PostgreSQL's function manager.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C-unwind" fn $name($fcinfo: FunctionCallInfo) -> Datum {
-            $body
-        }
-    };
-}
 
 raw_function! {
     /// `amp.tenant_id() → text`
@@ -148,17 +129,6 @@ raw_function! {
     }
 }
 
-/// # Safety
-/// As `guarded`; `fcinfo` is the function manager's.
-unsafe fn return_text(fcinfo: FunctionCallInfo, body: impl FnOnce() -> Result<Option<String>, Error>) -> Datum {
-    // SAFETY: by the contract above; the datum is palloc'd in the caller's context, as results are.
-    unsafe {
-        let text = guarded(|| Ok(body()?.and_then(IntoDatum::into_datum)));
-        (*fcinfo).isnull = text.is_none();
-        text.unwrap_or(Datum::null())
-    }
-}
-
 raw_function! {
     /// `amp.is_operator() → boolean`
     amp_is_operator, pg_finfo_amp_is_operator, |_fcinfo| {
@@ -166,7 +136,8 @@ raw_function! {
         unsafe {
             guarded(|| {
                 // What PostgreSQL runs on the side, such as a stranger's index expression in an operator's ANALYZE, is not him.
-                Ok(Datum::from(session::current().operator && !pg_sys::InSecurityRestrictedOperation()))
+                let operator = session::current().operator || identity::proves_operator();
+                Ok(Datum::from(operator && !pg_sys::InSecurityRestrictedOperation()))
             })
         }
     }
@@ -182,8 +153,8 @@ raw_function! {
 
 fn describe() -> Result<serde_json::Value, Error> {
     let session = session::current();
-    let claims = if parallel::is_worker() { parallel::carried().is_some() } else { settings::tenant().id().is_some() };
-    let current = if claims { Some(resolve::current()?) } else { None };
+    let current = if resolve::has_tenant()? { Some(resolve::current()?) } else { None };
+    let identity = if parallel::is_worker() { None } else { identity::current()? };
     let kind = match session {
         session::Session { bypasses: true, .. } => "bypasses row security",
         session::Session { service: true, .. } => "service",
@@ -200,6 +171,12 @@ fn describe() -> Result<serde_json::Value, Error> {
         "user_id": resolve::user()?.as_ref().map(id::Id::as_str),
         "role": current.as_ref().and_then(|current| current.verdict.role.as_deref()),
         "permissions": current.as_ref().map(|current| current.verdict.held.names()),
+        "proof": identity.map(|identity| serde_json::json!({
+            "by": identity.proof.by.name(),
+            "id": (identity.proof.by != By::LoginRole).then(|| identity.proof.credential.as_str()),
+            "operator": identity.proof.user.is_none(),
+            "expires_at": identity::iso(identity.proof.expires),
+        })),
     }))
 }
 
@@ -474,6 +451,32 @@ raw_function! {
         // SAFETY: reads a variable of the backend.
         CALLER.set(Some((transaction::serial(), unsafe { pg_sys::GetUserId() })));
         Datum::null()
+    }
+}
+
+raw_function! {
+    /// `amp.called_by_operator() → boolean`: whether who said `mark_caller()` may run the platform. A login role that is an
+    /// operator may where its own rights, or those of a role that it chose, are in force; a credential, only in what the session
+    /// itself calls, not in a stranger's function that it happens to run.
+    amp_called_by_operator, pg_finfo_amp_called_by_operator, |_fcinfo| {
+        let caller = CALLER.take().filter(|(serial, _)| *serial == transaction::serial());
+        // SAFETY: this frame owns nothing.
+        unsafe {
+            guarded(|| {
+                Ok(Datum::from(caller.is_some_and(|(_, role)| {
+                    session::current().operator && session::is_operator(role)
+                        || role == session::chosen_role() && identity::proves_operator()
+                })))
+            })
+        }
+    }
+}
+
+raw_function! {
+    /// `amp.lock_context() → void`: nobody changes tenant or user until the transaction ends.
+    amp_lock_context, pg_finfo_amp_lock_context, |_fcinfo| {
+        // SAFETY: this frame owns nothing.
+        unsafe { guarded(|| resolve::lock().map(|()| Datum::null())) }
     }
 }
 

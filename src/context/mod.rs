@@ -1,7 +1,7 @@
 //! The context: the tenant (and user) that a session acts for now.
 //!
 //! A statement can only *claim* a context, through two settings ([`settings`]). Whether the claim holds depends on who logged
-//! in ([`session`]) and on amp's tables ([`catalog`]), and is decided at use ([`resolve`]): the first use in a transaction
+//! in ([`session`]), on what the session has proved ([`identity`](crate::identity)) and on amp's tables ([`catalog`]), and is decided at use ([`resolve`]): the first use in a transaction
 //! pins the tenant, and every later one must agree. The answer is kept until something it rests on changes: a setting, the
 //! end of the transaction, a row behind it (relcache invalidation), a role (syscache invalidation).
 //!
@@ -17,11 +17,12 @@ mod parallel;
 mod planner;
 pub(crate) mod resolve;
 pub(crate) mod session;
-mod settings;
-mod transaction;
+pub(crate) mod settings;
+pub(crate) mod transaction;
 
 pub(crate) fn init() {
     settings::init();
+    parallel::init();
     transaction::init();
     session::init();
     resolve::init();

@@ -101,12 +101,14 @@ unsafe extern "C-unwind" fn check(
     }
 }
 
-/// One item a line: tenant, user, role, permissions. None of them can hold a line break; an empty line is none.
+/// One item a line: tenant, user, role, expiry, permissions. None of them can hold a line break; an empty line is none.
 fn encode(current: &Current) -> String {
+    let expires = current.expires.to_string();
     let mut lines = vec![
         current.tenant.as_str(),
         current.user.as_ref().map_or("", Id::as_str),
         current.verdict.role.as_deref().unwrap_or(""),
+        &expires,
     ];
     lines.extend(current.verdict.held.names().iter().map(String::as_str));
     lines.join("\n")
@@ -117,8 +119,9 @@ fn decode(text: &str) -> Option<Current> {
     let tenant = Id::parse(lines.next()?.as_bytes())?;
     let user = Id::parse(lines.next()?.as_bytes());
     let role = lines.next().filter(|role| !role.is_empty()).map(str::to_owned);
+    let expires = lines.next()?.parse().ok()?;
     let verdict = Rc::new(Verdict { role, held: lines.map(str::to_owned).collect() });
-    Some(Current { tenant, user, verdict, epoch: 0 })
+    Some(Current { tenant, user, verdict, capped_by: None, expires, epoch: 0 })
 }
 
 #[cfg(test)]
@@ -139,10 +142,12 @@ mod tests {
                     role: role.map(str::to_owned),
                     held: held.iter().map(|name| name.to_string()).collect(),
                 }),
+                capped_by: None,
+                expires: 42,
                 epoch: 7,
             };
             let read = decode(&encode(&written)).unwrap();
-            assert!(read.tenant == written.tenant && read.user == written.user);
+            assert!(read.tenant == written.tenant && read.user == written.user && read.expires == written.expires);
             assert_eq!(read.verdict.role, written.verdict.role);
             assert_eq!(read.verdict.held, written.verdict.held);
         }

@@ -7,10 +7,12 @@
 
 use super::session::{self, Session};
 use super::settings::{self, Claimed};
+use crate::audit;
 use super::{catalog, parallel, transaction};
 use crate::backend::Local;
 use crate::error::{Code, Error};
 use crate::id::Id;
+use crate::identity::{self, Identity, expiry};
 use crate::tenants::membership::{self, Verdict};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
@@ -27,13 +29,15 @@ static EPOCH: Local<Cell<u64>> = Local::new(Cell::new(1));
 static UNCOMMITTED: Local<Cell<u64>> = Local::new(Cell::new(0));
 
 /// The tables whose invalidation counts; none before the first look-up.
-static WATCHED: Local<Cell<[pg_sys::Oid; 5]>> = Local::new(Cell::new([pg_sys::InvalidOid; 5]));
+static WATCHED: Local<Cell<Option<catalog::Watched>>> = Local::new(Cell::new(None));
 
 static VERDICTS: Local<RefCell<Option<Verdicts>>> = Local::new(RefCell::new(None));
 
 /// The generation and the login role for which the answer below was found.
 static ANSWERED: Local<Cell<u64>> = Local::new(Cell::new(0));
 static ANSWERED_FOR: Local<Cell<pg_sys::Oid>> = Local::new(Cell::new(pg_sys::InvalidOid));
+/// When the proof that the answer rests on ends.
+static EXPIRES: Local<Cell<i64>> = Local::new(Cell::new(expiry::NEVER));
 static TENANT_TEXT: Local<Cell<usize>> = Local::new(Cell::new(0));
 static CURRENT: Local<RefCell<Option<Rc<Current>>>> = Local::new(RefCell::new(None));
 
@@ -50,6 +54,10 @@ pub(super) struct Current {
     pub(super) tenant: Id,
     pub(super) user: Option<Id>,
     pub(super) verdict: Rc<Verdict>,
+    /// The API key that caps the verdict's permissions.
+    pub(super) capped_by: Option<Id>,
+    /// When the proof behind it ends.
+    pub(super) expires: i64,
     /// The epoch in which the verdict was read; 0 if it is not to be used again.
     pub(super) epoch: u64,
 }
@@ -65,7 +73,7 @@ pub(super) fn init() {
 
 /// A relation, or all of them, may have changed. Runs during invalidation: it must not fail, and calls nothing of PostgreSQL.
 unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
-    if relation == pg_sys::InvalidOid || WATCHED.get().contains(&relation) {
+    if relation == pg_sys::InvalidOid || WATCHED.get().is_some_and(|watched| watched.contains(&relation)) {
         EPOCH.set(EPOCH.get() + 1);
         transaction::advance();
     }
@@ -118,19 +126,20 @@ pub(super) fn keep_nothing() {
     UNCOMMITTED.set(transaction::serial());
 }
 
-fn keeps() -> bool {
+/// Whether what is read now may be kept beyond the transaction.
+pub(crate) fn keeps() -> bool {
     UNCOMMITTED.get() != transaction::serial()
 }
 
 /// Refuses to run anything for a session that claims a context but has come to bypass row security since.
 /// Errors: TN009.
-pub(super) fn check_bypass() -> Result<(), Error> {
+pub(crate) fn check_bypass() -> Result<(), Error> {
     if session::current().bypasses { Err(bypasses()) } else { Ok(()) }
 }
 
-/// Forgets the answer if the login role has changed (SET SESSION AUTHORIZATION, for superusers).
-pub(super) fn check_login_role() {
-    if ANSWERED_FOR.get() != session::login_role() {
+/// Forgets the answer if the login role has changed (SET SESSION AUTHORIZATION, for superusers), or if the proof has expired.
+pub(super) fn check_premises() {
+    if ANSWERED_FOR.get() != session::login_role() || expiry::is_past(EXPIRES.get()) {
         transaction::advance();
     }
 }
@@ -145,17 +154,13 @@ pub(super) fn current() -> Result<Rc<Current>, Error> {
         return Ok(Rc::clone(current));
     }
     let generation = transaction::generation();
-    let current = if parallel::is_worker() {
-        Rc::new(parallel::carried().ok_or_else(|| no_context(Claimed::Nothing))?)
-    } else {
-        decide()?
-    };
-    let pin = match transaction::pinned() {
-        Some(pin) if pin.tenant == current.tenant => pin,
-        Some(pin) => return Err(pinned(pin.tenant, current.tenant)),
-        None => transaction::pin(current.tenant),
-    };
+    let current = decide().inspect_err(|error| {
+        audit::refused(error, settings::tenant().id(), settings::user().id());
+    })?;
+    let pin = transaction::pinned().unwrap_or_else(|| transaction::pin(current.tenant));
     TENANT_TEXT.set(pin.text().value());
+    EXPIRES.set(current.expires);
+    expiry::arm(current.expires);
     *CURRENT.borrow_mut() = Some(Rc::clone(&current));
     ANSWERED_FOR.set(session::login_role());
     ANSWERED.set(generation);
@@ -163,50 +168,179 @@ pub(super) fn current() -> Result<Rc<Current>, Error> {
 }
 
 fn decide() -> Result<Rc<Current>, Error> {
+    if parallel::is_worker() {
+        let carried = parallel::carried().ok_or_else(|| no_context(Claimed::Nothing))?;
+        return if expiry::is_past(carried.expires) { Err(identity::expired()) } else { Ok(Rc::new(carried)) };
+    }
     let session = session::current();
-    let tenant = match settings::tenant() {
-        Claimed::Id(tenant) => tenant,
-        _ if session.bypasses => return Err(bypasses()),
-        none => return Err(no_context(none)),
+    let proved = proved()?;
+    let claimed = settings::tenant();
+    let tenant = match (claimed, &proved) {
+        (Claimed::Id(tenant), _) => tenant,
+        (_, Some(proved)) => proved.proof.start.ok_or_else(|| no_context(claimed))?,
+        (_, None) => return Err(no_context(claimed)),
     };
-    admit(session)?;
+    let user = match &proved {
+        Some(proved) => {
+            check_opens(proved, tenant)?;
+            proved.proof.user
+        }
+        None => {
+            admit(session)?;
+            settings::user().id()
+        }
+    };
     if let Some(pin) = transaction::pinned()
         && pin.tenant != tenant
     {
         return Err(pinned(pin.tenant, tenant));
     }
-    let user = settings::user().id();
+    check_lock(tenant, user)?;
     if user.is_none() && settings::require_user() {
         return Err(Error::new(Code::NotAMember, "no user is set for this session")
             .detail("amp.require_user is on: a service has to name the user it acts for.")
             .hint("Run SET LOCAL amp.user_id = '…' in the transaction."));
     }
+    let capped_by = proved.as_ref().and_then(|proved| proved.capped_by());
+    let expires = proved.as_ref().map_or(expiry::NEVER, |proved| proved.proof.expires);
     // Most transactions of a session are the last one's tenant and user again.
     if let Some(last) = CURRENT.borrow().as_ref()
         && last.epoch == EPOCH.get()
-        && last.tenant == tenant
-        && last.user == user
+        && (last.tenant, last.user, last.capped_by, last.expires) == (tenant, user, capped_by, expires)
     {
         return Ok(Rc::clone(last));
     }
     let epoch = if keeps() { EPOCH.get() } else { 0 };
-    Ok(Rc::new(Current { tenant, user, verdict: verdict(tenant, user)?, epoch }))
+    let mut verdict = verdict(tenant, user)?;
+    if let Some(cap) = proved.as_ref().and_then(|proved| proved.cap.as_ref()) {
+        verdict = Rc::new(Verdict { role: verdict.role.clone(), held: verdict.held.within(cap) });
+    }
+    Ok(Rc::new(Current { tenant, user, verdict, capped_by, expires, epoch }))
 }
 
-/// Decides a claim at the moment it is made. Errors: as [`current`], without the pin, which is checked at use.
-pub(super) fn check(tenant: Option<Id>, user: Option<Id>) -> Result<(), Error> {
-    // SAFETY: in a transaction. What other sessions have committed counts at the SET, too.
+/// Hears what other sessions have committed.
+pub(crate) fn listen() {
+    // SAFETY: in a transaction.
     unsafe { AcceptInvalidationMessages() };
-    admit(session::current())?;
-    match (tenant, user) {
-        (Some(tenant), user) => verdict(tenant, user).map(|_| ()),
-        (None, Some(user)) => membership::check_user(&user),
-        (None, None) => Ok(()),
+}
+
+/// Decides `SET amp.tenant_id` at the moment it is made. Errors: as [`current`], without the pin, which is checked at use.
+pub(super) fn check_tenant(tenant: Id) -> Result<(), Error> {
+    let decided = (|| {
+        listen();
+        let user = match proved()? {
+            Some(proved) => {
+                check_opens(&proved, tenant)?;
+                proved.proof.user
+            }
+            None => {
+                admit(session::current())?;
+                settings::user().id()
+            }
+        };
+        check_lock(tenant, user)?;
+        verdict(tenant, user).map(|_| ())
+    })();
+    decided.inspect_err(|error| audit::refused(error, Some(tenant), settings::user().id()))
+}
+
+/// Decides `SET amp.user_id` at the moment it is made. Errors: as [`check_tenant`]; TN006 a credential says who the user is.
+pub(super) fn check_user(user: Id) -> Result<(), Error> {
+    let decided = (|| {
+        listen();
+        if proved()?.is_some() {
+            return Err(Error::new(Code::ContextPinned, "a credential says who the user is: amp.user_id cannot be set")
+                .hint("Pass another credential to amp.authenticate(), or give this one up: end the transaction, or RESET ALL."));
+        }
+        admit(session::current())?;
+        match settings::tenant().id() {
+            Some(tenant) => {
+                check_lock(tenant, Some(user))?;
+                verdict(tenant, Some(user)).map(|_| ())
+            }
+            None => membership::check_user(&user),
+        }
+    })();
+    decided.inspect_err(|error| audit::refused(error, settings::tenant().id(), Some(user)))
+}
+
+/// Checks that a credential for one tenant lets its user in now. Errors: TN002, TN003, TN006 another tenant is pinned.
+pub(crate) fn check_entry(tenant: Id, user: Id) -> Result<(), Error> {
+    if let Some(pin) = transaction::pinned()
+        && pin.tenant != tenant
+    {
+        return Err(pinned(pin.tenant, tenant));
+    }
+    let decided = verdict(tenant, Some(user)).map(|_| ());
+    decided.inspect_err(|error| audit::refused(error, Some(tenant), Some(user)))
+}
+
+/// Locks the context until the transaction ends. Errors: as [`current`].
+pub(super) fn lock() -> Result<(), Error> {
+    let current = current()?;
+    transaction::lock(current.tenant, current.user);
+    Ok(())
+}
+
+/// Errors: TN006 the context is locked.
+pub(crate) fn check_unlocked() -> Result<(), Error> {
+    if transaction::locked().is_some() { Err(locked()) } else { Ok(()) }
+}
+
+fn check_lock(tenant: Id, user: Option<Id>) -> Result<(), Error> {
+    match transaction::locked() {
+        Some(context) if context != (tenant, user) => Err(locked()),
+        _ => Ok(()),
     }
 }
 
+fn locked() -> Error {
+    Error::new(Code::ContextPinned, "the context is locked until this transaction ends")
+        .detail("amp.lock_context() was called in it.")
+        .hint("COMMIT or ROLLBACK, then change tenant or user.")
+}
+
+/// Who the session has proved to be, if that is a user. An operator's login role has no view of tenants' rows, whatever it proves.
+/// Errors: TN007, TN009.
+fn proved() -> Result<Option<Rc<Identity>>, Error> {
+    let session = session::current();
+    if session.bypasses {
+        return Err(bypasses());
+    }
+    let identity = identity::current()?;
+    Ok(identity.filter(|identity| identity.proof.user.is_some() && (session.service || !session.operator)))
+}
+
+/// A credential for one tenant opens no other. Errors: TN003.
+fn check_opens(proved: &Identity, tenant: Id) -> Result<(), Error> {
+    match proved.proof.tenant {
+        Some(only) if only != tenant => Err(Error::new(
+            Code::NotAMember,
+            format!("this session's credential opens tenant \"{}\" only", only.as_str()),
+        )
+        .hint("Pass a credential for the other tenant, or for all of the user's, to amp.authenticate().")),
+        _ => Ok(()),
+    }
+}
+
+/// True if there is a tenant to resolve: one that was set, or the one that a proof starts in.
+pub(super) fn has_tenant() -> Result<bool, Error> {
+    if parallel::is_worker() {
+        return Ok(parallel::carried().is_some());
+    }
+    Ok(settings::tenant().id().is_some() || proved_start()?.is_some())
+}
+
+fn proved_start() -> Result<Option<Id>, Error> {
+    // Not an error for a superuser, who has nothing to prove and asks what he is.
+    if session::current().bypasses {
+        return Ok(None);
+    }
+    Ok(identity::current()?.and_then(|identity| identity.proof.start))
+}
+
 /// The user that the session acts as, also where no tenant is set. None when there is none.
-/// Errors: TN003 the user is unknown, or the session may not choose; with a tenant, as [`current`].
+/// Errors: TN003 the user is unknown, or the session may not choose; with a tenant, as [`current`]; TN007.
 pub(super) fn user() -> Result<Option<Id>, Error> {
     if parallel::is_worker() {
         return Ok(parallel::carried().and_then(|current| current.user));
@@ -214,27 +348,35 @@ pub(super) fn user() -> Result<Option<Id>, Error> {
     if settings::tenant().id().is_some() {
         return Ok(current()?.user);
     }
+    if !session::current().bypasses
+        && let Some(identity) = identity::current()?
+        && identity.proof.user.is_some()
+    {
+        return Ok(identity.proof.user);
+    }
     let Some(user) = settings::user().id() else {
         return Ok(None);
     };
-    check(None, Some(user))?;
+    check_user(user)?;
     Ok(Some(user))
 }
 
-/// Whether this session may name a tenant at all.
+/// Whether this session may name a tenant, having proved no user. Errors: TN003.
 fn admit(session: Session) -> Result<(), Error> {
-    if session.bypasses {
-        return Err(bypasses());
-    }
-    if session.service {
+    if session.trusted() {
         return Ok(());
     }
-    let (why, hint) = if session.operator {
+    let (why, hint) = if session.operator && !session.service {
         ("An operator runs the platform and has no view of tenants' rows.", "Connect as a service role for that.")
+    } else if session.service {
+        (
+            "amp.require_token is on for this role: it has to prove every context.",
+            "Pass the request's credential to amp.authenticate() in the transaction.",
+        )
     } else {
         (
-            "Only a trusted application service may name the tenant it acts for.",
-            "If this login role is one, GRANT amp_service TO it.",
+            "Only a trusted application service may name the tenant it acts for; everybody else proves who he is.",
+            "Pass a credential to amp.authenticate(). If this login role is a service, GRANT amp_service TO it.",
         )
     };
     Err(Error::new(
@@ -245,6 +387,12 @@ fn admit(session: Session) -> Result<(), Error> {
     .hint(hint))
 }
 
+/// From now on changes to the tables behind answers are noticed. Before each look-up: the tables may be others than last time.
+pub(crate) fn watch() -> Result<(), Error> {
+    WATCHED.set(Some(catalog::watched()?));
+    Ok(())
+}
+
 fn verdict(tenant: Id, user: Option<Id>) -> Result<Rc<Verdict>, Error> {
     let epoch = EPOCH.get();
     if let Some(verdicts) = VERDICTS.borrow().as_ref()
@@ -253,7 +401,7 @@ fn verdict(tenant: Id, user: Option<Id>) -> Result<Rc<Verdict>, Error> {
     {
         return Ok(Rc::clone(known));
     }
-    WATCHED.set(catalog::watched()?);
+    watch()?;
     let verdict = Rc::new(membership::in_tenant(&tenant, user.as_ref())?);
     if EPOCH.get() == epoch && keeps() {
         let mut verdicts = VERDICTS.borrow_mut();
@@ -273,7 +421,10 @@ fn no_context(claimed: Claimed) -> Error {
         Claimed::Expired => error
             .detail("amp.context_scope is \"transaction\", and amp.tenant_id was set by an earlier transaction, or before the library was loaded.")
             .hint("Set it in the transaction that uses it: BEGIN; SET LOCAL amp.tenant_id = '…'; …; COMMIT. Add amp_tenancy to shared_preload_libraries."),
-        _ => error.hint("Run SET amp.tenant_id = '…' as a service role, or SET LOCAL inside a transaction."),
+        _ if session::current().trusted() => {
+            error.hint("Run SET amp.tenant_id = '…', or SET LOCAL inside a transaction.")
+        }
+        _ => error.hint("Pass a credential to amp.authenticate(); a user with several tenants then runs SET amp.tenant_id = '…'."),
     }
 }
 

@@ -3,7 +3,7 @@
 //! The login role is `session_user`, which no SQL of a non-superuser changes; SET ROLE and SECURITY DEFINER do not matter.
 //! Rights count as PostgreSQL counts them (inherited membership), so that a grant with ADMIN alone gives no power here.
 
-use super::transaction;
+use super::{settings, transaction};
 use crate::backend::Local;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -17,6 +17,13 @@ pub(crate) struct Session {
     pub(crate) service: bool,
     /// Row security does not apply, to the login role or to the one chosen by SET ROLE: a superuser, or BYPASSRLS.
     pub(crate) bypasses: bool,
+}
+
+impl Session {
+    /// May name the tenant and user that it acts for.
+    pub(crate) fn trusted(&self) -> bool {
+        self.service && !settings::require_token()
+    }
 }
 
 /// The last answer, for the login role and the chosen role that it was given for.
@@ -46,19 +53,19 @@ unsafe extern "C-unwind" {
 }
 
 /// The login role, as an object id.
-pub(super) fn login_role() -> pg_sys::Oid {
+pub(crate) fn login_role() -> pg_sys::Oid {
     // SAFETY: reads a variable of the backend.
     unsafe { GetSessionUserId() }
 }
 
 /// The role chosen by SET ROLE, or the login role.
-fn chosen_role() -> pg_sys::Oid {
+pub(super) fn chosen_role() -> pg_sys::Oid {
     // SAFETY: reads a variable of the backend.
     unsafe { GetOuterUserId() }
 }
 
 /// The login role's name, for messages.
-pub(super) fn login_name() -> String {
+pub(crate) fn login_name() -> String {
     name(login_role())
 }
 
@@ -84,10 +91,9 @@ pub(crate) fn current() -> Session {
         _ => {
             // SAFETY: catalog look-ups by object id, in a transaction.
             let session = unsafe {
-                let superuser = pg_sys::superuser_arg(roles[0]);
                 Session {
-                    operator: superuser || has_rights_of(roles[0], c"amp_operator"),
-                    service: !superuser && has_rights_of(roles[0], c"amp_service"),
+                    operator: is_operator(roles[0]),
+                    service: !pg_sys::superuser_arg(roles[0]) && has_rights_of(roles[0], c"amp_service"),
                     bypasses: roles.iter().any(|role| pg_sys::has_bypassrls_privilege(*role)),
                 }
             };
@@ -95,6 +101,12 @@ pub(crate) fn current() -> Session {
             session
         }
     }
+}
+
+/// Whether a role runs the platform.
+pub(super) fn is_operator(role: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups by object id, in a transaction.
+    unsafe { pg_sys::superuser_arg(role) || has_rights_of(role, c"amp_operator") }
 }
 
 /// True if it is known already that row security applies to this session.

@@ -31,6 +31,7 @@ static TENANT_SETTING: GucSetting<Option<CString>> = GucSetting::<Option<CString
 static USER_SETTING: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static SCOPE_SETTING: GucSetting<ContextScope> = GucSetting::<ContextScope>::new(ContextScope::Session);
 static REQUIRE_USER_SETTING: GucSetting<bool> = GucSetting::<bool>::new(false);
+static REQUIRE_TOKEN_SETTING: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// What a check hook parsed; PostgreSQL owns it while the value is current or stacked.
 #[repr(C)]
@@ -47,7 +48,7 @@ static USER: Local<Cell<*const Claim>> = Local::new(Cell::new(std::ptr::null()))
 
 /// What the session claims of one setting.
 #[derive(Clone, Copy)]
-pub(super) enum Claimed {
+pub(crate) enum Claimed {
     Nothing,
     /// Set by an earlier transaction or before the library was loaded, and the scope is the transaction.
     Expired,
@@ -55,7 +56,7 @@ pub(super) enum Claimed {
 }
 
 impl Claimed {
-    pub(super) fn id(self) -> Option<Id> {
+    pub(crate) fn id(self) -> Option<Id> {
         match self {
             Claimed::Id(id) => Some(id),
             Claimed::Nothing | Claimed::Expired => None,
@@ -90,7 +91,18 @@ pub(super) fn init() {
             GucContext::Suset,
             GucFlags::default(),
             None,
-            Some(assign_require_user),
+            Some(assign_requirement),
+            None,
+        );
+        GucRegistry::define_bool_guc_with_hooks(
+            c"amp.require_token",
+            c"Whether a service has to prove every context by a credential.",
+            c"When on, a service session may only do what amp.authenticate() was given a credential for.",
+            &REQUIRE_TOKEN_SETTING,
+            GucContext::Suset,
+            GucFlags::default(),
+            None,
+            Some(assign_requirement),
             None,
         );
         GucRegistry::define_string_guc_with_hooks(
@@ -117,8 +129,11 @@ pub(super) fn init() {
         );
     }
     DEFINING.set(false);
-    super::parallel::init();
-    // SAFETY: from _PG_init. From here on nobody can create a setting under this prefix.
+}
+
+/// From here on nobody can create a setting under this prefix: the last step of `_PG_init`, after all of ours.
+pub(crate) fn reserve_prefix() {
+    // SAFETY: from _PG_init.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"amp".as_ptr()) };
 }
 
@@ -128,7 +143,7 @@ pub(super) fn tenant() -> Claimed {
 }
 
 /// The user that the session claims now.
-pub(super) fn user() -> Claimed {
+pub(crate) fn user() -> Claimed {
     claimed(USER.get())
 }
 
@@ -138,12 +153,16 @@ pub(super) fn any() -> bool {
     !(TENANT.get().is_null() && USER.get().is_null())
 }
 
-pub(super) fn scope() -> ContextScope {
+pub(crate) fn scope() -> ContextScope {
     SCOPE_SETTING.get()
 }
 
 pub(super) fn require_user() -> bool {
     REQUIRE_USER_SETTING.get()
+}
+
+pub(super) fn require_token() -> bool {
+    REQUIRE_TOKEN_SETTING.get()
 }
 
 fn claimed(claim: *const Claim) -> Claimed {
@@ -163,7 +182,7 @@ unsafe extern "C-unwind" fn check_tenant(
     source: pg_sys::GucSource::Type,
 ) -> bool {
     // SAFETY: a check hook's arguments; this frame owns nothing.
-    unsafe { check("amp.tenant_id", value, extra, source, |id| resolve::check(Some(id), user().id())) }
+    unsafe { check("amp.tenant_id", value, extra, source, resolve::check_tenant) }
 }
 
 unsafe extern "C-unwind" fn check_user(
@@ -172,7 +191,7 @@ unsafe extern "C-unwind" fn check_user(
     source: pg_sys::GucSource::Type,
 ) -> bool {
     // SAFETY: a check hook's arguments; this frame owns nothing.
-    unsafe { check("amp.user_id", value, extra, source, |id| resolve::check(tenant().id(), Some(id))) }
+    unsafe { check("amp.user_id", value, extra, source, resolve::check_user) }
 }
 
 unsafe extern "C-unwind" fn assign_tenant(_value: *const c_char, extra: *mut c_void) {
@@ -189,7 +208,7 @@ unsafe extern "C-unwind" fn assign_scope(_value: c_int, _extra: *mut c_void) {
     transaction::advance();
 }
 
-unsafe extern "C-unwind" fn assign_require_user(_value: bool, _extra: *mut c_void) {
+unsafe extern "C-unwind" fn assign_requirement(_value: bool, _extra: *mut c_void) {
     transaction::advance();
 }
 

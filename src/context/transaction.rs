@@ -8,14 +8,19 @@ use crate::id::{Id, MAX_LEN};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts this backend's transactions; a 64-bit number does not come round.
 static SERIAL: Local<Cell<u64>> = Local::new(Cell::new(1));
 
 /// Grows whenever something that an answer rests on may have changed.
-static GENERATION: Local<Cell<u64>> = Local::new(Cell::new(1));
+/// An atomic, for a timer's signal handler adds to it, too.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 static PIN: Local<Cell<Option<Pin>>> = Local::new(Cell::new(None));
+
+/// The context that nobody may leave, in the transaction of that number.
+static LOCK: Local<Cell<Option<(u64, Id, Option<Id>)>>> = Local::new(Cell::new(None));
 
 /// The pinned tenant in the forms that SQL gets. Kept here and not allocated by PostgreSQL, for they are read in every row.
 /// The last one is the pin's. Earlier ones stay while a statement runs on across transactions: a procedure that commits still
@@ -65,27 +70,40 @@ impl Pin {
 
 pub(super) fn init() {
     // SAFETY: from _PG_init; the callback is a plain function that stays loaded.
-    unsafe { pg_sys::RegisterXactCallback(Some(at_event), std::ptr::null_mut()) };
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_subtransaction_event), std::ptr::null_mut());
+    }
 }
 
 #[inline(always)]
-pub(super) fn serial() -> u64 {
+pub(crate) fn serial() -> u64 {
     SERIAL.get()
 }
 
 #[inline(always)]
 pub(super) fn generation() -> u64 {
-    GENERATION.get()
+    GENERATION.load(Ordering::Relaxed)
 }
 
 /// Makes every answer given so far stale.
-pub(super) fn advance() {
-    GENERATION.set(GENERATION.get() + 1);
+pub(crate) fn advance() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The pin of the running transaction.
 pub(super) fn pinned() -> Option<Pin> {
     PIN.get().filter(|pin| pin.serial == SERIAL.get())
+}
+
+/// The tenant and user that the running transaction is locked to. As with the pin, a savepoint's rollback does not unlock.
+pub(super) fn locked() -> Option<(Id, Option<Id>)> {
+    LOCK.get().filter(|(serial, ..)| *serial == SERIAL.get()).map(|(_, tenant, user)| (tenant, user))
+}
+
+/// Locks the context for the rest of this transaction.
+pub(super) fn lock(tenant: Id, user: Option<Id>) {
+    LOCK.set(Some((SERIAL.get(), tenant, user)));
 }
 
 /// Pins `tenant` for the rest of this transaction.
@@ -130,5 +148,18 @@ unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut 
         if unsafe { pg_sys::ActivePortal.is_null() } {
             RELEASED.set(true);
         }
+    }
+}
+
+/// A savepoint was rolled back. An error on the way there may have cost the session its timers (see identity/expiry.rs): the
+/// next use decides anew. Must not fail, and calls nothing of PostgreSQL.
+unsafe extern "C-unwind" fn at_subtransaction_event(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        advance();
     }
 }

@@ -35,6 +35,11 @@ impl Held {
         self.0.binary_search_by(|held| held.as_bytes().cmp(name)).is_ok()
     }
 
+    /// What is in both.
+    pub(crate) fn within(&self, cap: &Held) -> Held {
+        Held(self.0.iter().filter(|name| cap.contains(name.as_bytes())).cloned().collect())
+    }
+
     pub(crate) fn names(&self) -> &[String] {
         &self.0
     }

@@ -1,0 +1,80 @@
+-- What proofs rest on. src/context/catalog.rs reads the leading columns by number: append only. No foreign keys, as in
+-- tenants/tables.sql; only the functions of this folder write.
+
+CREATE TABLE amp.api_keys (
+    id text COLLATE "C" CONSTRAINT api_keys_pkey PRIMARY KEY,
+    hash bytea NOT NULL CHECK (length(hash) = 32),
+    user_id text COLLATE "C",
+    tenant_id text COLLATE "C",
+    operator boolean NOT NULL DEFAULT false,
+    permissions text[] COLLATE "C",
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    name text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    last_used_at timestamptz,
+    CHECK (operator = (user_id IS NULL)),
+    CHECK (NOT operator OR tenant_id IS NULL)
+);
+CREATE INDEX api_keys_user_id_idx ON amp.api_keys (user_id);
+CREATE INDEX api_keys_tenant_id_idx ON amp.api_keys (tenant_id);
+COMMENT ON TABLE amp.api_keys IS
+'API keys; of the key itself only a hash. A session sees its own user''s, with users.manage its tenant''s; an operator sees all.';
+COMMENT ON COLUMN amp.api_keys.tenant_id IS 'The only tenant that it opens; NULL for all of the user''s.';
+COMMENT ON COLUMN amp.api_keys.permissions IS 'What it gives at most: what its maker held; NULL for no cap.';
+COMMENT ON COLUMN amp.api_keys.last_used_at IS 'To a minute; kept when the library is preloaded.';
+
+CREATE TABLE amp.signing_keys (
+    kid text COLLATE "C" CONSTRAINT signing_keys_pkey PRIMARY KEY,
+    algorithm text COLLATE "C" NOT NULL CHECK (algorithm IN ('HS256', 'ES256', 'EdDSA', 'RS256')),
+    key text NOT NULL,
+    issuer text,
+    audience text,
+    single_use boolean NOT NULL DEFAULT false,
+    retired_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE amp.signing_keys IS
+'Keys whose tokens amp.authenticate() accepts, each for one algorithm. Operators see all but the keys themselves: that of HS256 is a secret.';
+COMMENT ON COLUMN amp.signing_keys.single_use IS 'Each of its tokens is accepted once.';
+
+CREATE TABLE amp.bound_roles (
+    role_name text COLLATE "C" CONSTRAINT bound_roles_pkey PRIMARY KEY,
+    role regrole NOT NULL,
+    user_id text COLLATE "C" NOT NULL
+);
+COMMENT ON TABLE amp.bound_roles IS
+'Login roles that are a user. Both name and number have to be the role''s: one that was renamed, or dropped and made anew, is bound to nobody.';
+
+-- As in tenants/tables.sql: whatever can make a cached answer untrue tells the backends.
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE OF id, hash, user_id, tenant_id, operator, permissions, expires_at, revoked_at
+    ON amp.api_keys FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.api_keys EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.api_keys EXECUTE FUNCTION amp.mark_uncommitted();
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE ON amp.signing_keys
+    FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.signing_keys EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.signing_keys EXECUTE FUNCTION amp.mark_uncommitted();
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE ON amp.bound_roles
+    FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.bound_roles EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.bound_roles EXECUTE FUNCTION amp.mark_uncommitted();
+ALTER TABLE amp.api_keys ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all,
+    ENABLE ALWAYS TRIGGER amp_uncommitted;
+ALTER TABLE amp.signing_keys ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all,
+    ENABLE ALWAYS TRIGGER amp_uncommitted;
+ALTER TABLE amp.bound_roles ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all,
+    ENABLE ALWAYS TRIGGER amp_uncommitted;
+
+ALTER TABLE amp.api_keys ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.api_keys FOR SELECT USING (user_id = amp.user_id() OR tenant_id = amp.tenant_id('users.manage'));
+CREATE POLICY operator ON amp.api_keys FOR SELECT TO amp_operator USING (true);
+GRANT SELECT (id, user_id, tenant_id, operator, permissions, expires_at, revoked_at, name, created_by, created_at, last_used_at)
+    ON amp.api_keys TO PUBLIC;
+GRANT SELECT (kid, algorithm, issuer, audience, single_use, retired_at, created_at) ON amp.signing_keys TO amp_operator;
+GRANT SELECT ON amp.bound_roles TO amp_operator;
+
+SELECT pg_catalog.pg_extension_config_dump('amp.api_keys', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.signing_keys', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.bound_roles', '');
