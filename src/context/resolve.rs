@@ -421,10 +421,13 @@ fn no_context(claimed: Claimed) -> Error {
         Claimed::Expired => error
             .detail("amp.context_scope is \"transaction\", and amp.tenant_id was set by an earlier transaction, or before the library was loaded.")
             .hint("Set it in the transaction that uses it: BEGIN; SET LOCAL amp.tenant_id = '…'; …; COMMIT. Add amp_tenancy to shared_preload_libraries."),
-        _ if session::current().trusted() => {
-            error.hint("Run SET amp.tenant_id = '…', or SET LOCAL inside a transaction.")
-        }
-        _ => error.hint("Pass a credential to amp.authenticate(); a user with several tenants then runs SET amp.tenant_id = '…'."),
+        _ => error.hint(match session::current() {
+            session if session.trusted() => "Run SET amp.tenant_id = '…' as a service role, or SET LOCAL inside a transaction.",
+            session if session.operator && !session.service => {
+                "An operator acts for no tenant: name one in the function's tenant_id, or connect as a service role."
+            }
+            _ => "Pass a credential to amp.authenticate(); a user of several tenants then runs SET amp.tenant_id = '…'.",
+        }),
     }
 }
 

@@ -132,7 +132,7 @@ def test_C5_members_functions(trapped, amp):
     for call in "amp.set_default_tenant('t2')", "amp.my_tenants()":
         with raises("TN003"):
             client.execute(f"SELECT {call}")
-    with raises("42501"):
+    with raises("TN004"):
         client.execute("SELECT amp.suspend_tenant('t1')")
 
 

@@ -195,7 +195,9 @@ def test_K4_deleted_id_is_not_given_again(amp):
         for revival in "amp.activate_tenant('t1')", "amp.suspend_tenant('t1')":
             with raises("TN002"):
                 ops.execute(f"SELECT {revival}")
-        for forged in ("SELECT amp.set_tenant_status('t1', 'active', '{deleted}')", "UPDATE amp.tenants SET status = 'active'",
+        with raises("TN004"):  # nobody said who calls
+            ops.execute("SELECT amp.set_tenant_status('t1', 'active')")
+        for forged in ("UPDATE amp.tenants SET status = 'active'",
                        "DELETE FROM amp.tenants", "INSERT INTO amp.tenants (id, name, slug) VALUES ('t3', 'T', 'ttt')"):
             with raises("42501"):
                 ops.execute(forged)

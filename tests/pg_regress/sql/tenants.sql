@@ -123,7 +123,7 @@ SELECT amp.create_tenant('Mine', 'mine-mine');
 SELECT amp.suspend_tenant('beta');
 SELECT amp.activate_tenant('beta');
 SELECT amp.delete_tenant('beta');
-SELECT amp.set_tenant_status('beta', 'deleted', '{active}');
+SELECT amp.set_tenant_status('beta', 'deleted');
 \connect - regress_client
 SELECT amp.create_tenant('Mine', 'mine-mine');
 SELECT amp.delete_tenant('beta');
