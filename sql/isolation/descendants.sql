@@ -26,9 +26,16 @@ COMMENT ON FUNCTION amp.protect_descendants() IS
 
 CREATE FUNCTION amp.forget_dropped() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    dropped text;
 BEGIN
-    DELETE FROM amp.protected_tables p USING pg_event_trigger_dropped_objects() d
-    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND p.relation = d.objid;
+    FOR dropped IN
+        DELETE FROM amp.protected_tables p USING pg_event_trigger_dropped_objects() d
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND p.relation = d.objid
+        RETURNING d.object_identity
+    LOOP
+        PERFORM amp.log_change('table.dropped', NULL, jsonb_build_object('table', dropped));
+    END LOOP;
     DELETE FROM amp.shared_tables s USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND s.relation = d.objid;
     DELETE FROM amp.meters m USING pg_event_trigger_dropped_objects() d

@@ -93,6 +93,8 @@ def contents(db):
             SELECT t::regclass::text FROM pg_extension, unnest(extconfig) t WHERE extname = 'amp_tenancy'
             UNION SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'app'""")
         rows = {table: admin.execute(f"SELECT t::text FROM {table} t ORDER BY 1").fetchall() for (table,) in tables}
+        # Not what these tests themselves were refused: a worker writes that when it comes to it.
+        rows["amp.audit_log"] = [row for row in rows["amp.audit_log"] if "context.refused" not in row[0]]
         catalogs = [
             admin.execute(query).fetchall()
             for query in (
