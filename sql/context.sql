@@ -41,9 +41,9 @@ COMMENT ON FUNCTION amp.role() IS
 'The user''s role in the tenant, read from the database; NULL when a service acts as the tenant itself. Errors: as tenant_id().';
 
 CREATE FUNCTION amp.context() RETURNS jsonb
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_context';
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'amp_context';
 COMMENT ON FUNCTION amp.context() IS
-'Session kind, scope, tenant, user, role and permissions as one document, for looking at; nulls where nothing is set. Errors: as tenant_id() when a tenant is set.';
+'Session kind, scope, tenant, user, role, permissions and proof as one document, for looking at; nulls where nothing is set. Errors: as tenant_id() when a tenant is set.';
 
 -- The cost puts it behind the tenant's comparison in a filter: it is asked only about the tenant's own rows.
 CREATE FUNCTION amp.has_permission(permission text) RETURNS boolean
@@ -62,7 +62,7 @@ COMMENT ON FUNCTION amp.context_holds() IS
 'True, or the error of tenant_id(). In the policies that ask for no permission to change rows: a row that waited for a lock is checked again.';
 
 CREATE FUNCTION amp.is_operator() RETURNS boolean
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_is_operator';
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'amp_is_operator';
 COMMENT ON FUNCTION amp.is_operator() IS
 'Whether the session may run the platform: its login role (session_user) is a member of amp_operator or a superuser, or it has passed an operator''s key to amp.authenticate().';
 

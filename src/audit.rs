@@ -132,7 +132,8 @@ impl Notes {
 
     /// Gives a database's worker at most `limit` notes, and how many were lost. None when there are none: the worker is gone then.
     fn take(&mut self, database: pg_sys::Oid, limit: usize, now: i64) -> Option<(Vec<Note>, i64)> {
-        let mut own = self.waiting.iter_mut().filter(|place| place.is_some_and(|note| note.database == database)).peekable();
+        let mut own =
+            self.waiting.iter_mut().filter(|place| place.is_some_and(|note| note.database == database)).peekable();
         let nothing = own.peek().is_none();
         let notes: Vec<Note> = own.take(limit).filter_map(Option::take).collect();
         if let Some(place) = self.workers.iter_mut().find(|(known, _)| *known == database) {
@@ -172,7 +173,10 @@ impl Actor {
 
 /// Notes that a context was refused: the tenant and user that were asked for. A context that nobody set is no refusal.
 pub(crate) fn refused(error: &Error, tenant: Option<Id>, user: Option<Id>) {
-    if matches!(error.code, Code::TenantInactive | Code::NotAMember | Code::ContextPinned | Code::ProofExpired | Code::BypassesRowSecurity) {
+    if matches!(
+        error.code,
+        Code::TenantInactive | Code::NotAMember | Code::ContextPinned | Code::ProofExpired | Code::BypassesRowSecurity
+    ) {
         let event = Event::Refused { code: *error.code.sqlstate(), reason: Text::new(error.message()), tenant, user };
         note(event);
     }
@@ -237,6 +241,9 @@ pub extern "C-unwind" fn amp_audit_worker(database: pg_sys::Datum) {
     // SAFETY: the argument is what `note` passed.
     let database = unsafe { pg_sys::Oid::from_datum(database, false) }.unwrap_or(pg_sys::InvalidOid);
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+    // Whoever owns the database may have set another.
+    BackgroundWorker::transaction(|| Spi::run("SET search_path = pg_catalog, pg_temp"))
+        .unwrap_or_else(|error| error!("{error}"));
     let mut budget = BURST;
     while BackgroundWorker::wait_latch(Some(Duration::from_secs(1))) {
         let taken = NOTES.exclusive().take(database, budget as usize, expiry::now());
@@ -258,8 +265,8 @@ fn write(notes: &[Note], lost: i64) {
         let at = TimestampWithTimeZone::try_from(note.at).ok();
         let written = match note.event {
             Event::Used => Spi::run_with_args(
-                "UPDATE amp.api_keys SET last_used_at = $2
-                 WHERE id = (SELECT k.id FROM amp.api_keys k WHERE k.id = $1 FOR UPDATE SKIP LOCKED)",
+                "UPDATE amp.stored_api_keys SET last_used_at = $2
+                 WHERE id = (SELECT k.id FROM amp.stored_api_keys k WHERE k.id = $1 FOR UPDATE SKIP LOCKED)",
                 &[text(note.key.as_ref().map(Text::as_str)), timestamp(at)],
             ),
             Event::Refused { code, reason, tenant, user } => Spi::run_with_args(

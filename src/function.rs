@@ -30,7 +30,10 @@ pub(crate) use raw_function;
 ///
 /// # Safety
 /// As `guarded`; `fcinfo` is the function manager's.
-pub(crate) unsafe fn return_text(fcinfo: FunctionCallInfo, body: impl FnOnce() -> Result<Option<String>, Error>) -> Datum {
+pub(crate) unsafe fn return_text(
+    fcinfo: FunctionCallInfo,
+    body: impl FnOnce() -> Result<Option<String>, Error>,
+) -> Datum {
     // SAFETY: by the contract above; the datum is palloc'd in the caller's context, as results are.
     unsafe {
         let text = guarded(|| Ok(body()?.and_then(IntoDatum::into_datum)));

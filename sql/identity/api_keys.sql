@@ -15,7 +15,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('an API key cannot expire at %s', expires_at),
             HINT = 'Pass a time to come, such as now() + interval ''90 days'', or leave it out for a key that does not expire.';
     END IF;
-    INSERT INTO amp.api_keys (id, hash, user_id, tenant_id, operator, permissions, expires_at, name, created_by)
+    INSERT INTO amp.stored_api_keys (id, hash, user_id, tenant_id, operator, permissions, expires_at, name, created_by)
     VALUES (new_key[1], decode(new_key[3], 'hex'), add_api_key.user_id, add_api_key.tenant_id, add_api_key.operator,
             add_api_key.permissions, add_api_key.expires_at, btrim(add_api_key.name),
             coalesce(amp.actor()::jsonb->>'user_id', session_user));
@@ -83,14 +83,26 @@ $$;
 COMMENT ON FUNCTION amp.create_operator_key(text, timestamptz) IS
 'Operator: an API key by which amp.authenticate() lets a session of any login role run the operators'' functions, and nothing more. Returns as create_api_key(). Errors: TN004, 22023 name or expiry.';
 
+CREATE FUNCTION amp.end_api_key(key text, user_id text, tenant_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM amp.revoked_api_keys r WHERE r.key_id = key) THEN
+        RETURN;
+    END IF;
+    INSERT INTO amp.revoked_api_keys (key_id, user_id, tenant_id) VALUES (key, end_api_key.user_id, end_api_key.tenant_id);
+    PERFORM amp.log_change('api_key.revoked', end_api_key.tenant_id, jsonb_build_object('id', key, 'user_id', end_api_key.user_id));
+END
+$$;
+COMMENT ON FUNCTION amp.end_api_key(text, text, text) IS 'Internal: ends a key, waiting for nobody. Again is no error.';
+
 CREATE FUNCTION amp.revoke_api_key_for_caller(id text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     operator boolean := amp.called_by_operator();
-    known amp.api_keys;
+    known amp.stored_api_keys;
     unknown text := format('API key %s is unknown', coalesce(quote_literal(left(id, 64)), 'NULL'));
 BEGIN
-    SELECT * INTO known FROM amp.api_keys k WHERE k.id = revoke_api_key_for_caller.id;
+    SELECT * INTO known FROM amp.stored_api_keys k WHERE k.id = revoke_api_key_for_caller.id;
     IF NOT operator AND (known.user_id = amp.user_id()) IS NOT TRUE THEN
         -- The same answer for a key of somebody else's tenant and for one that never was.
         IF known.tenant_id IS DISTINCT FROM amp.managed_tenant(NULL) THEN
@@ -99,12 +111,10 @@ BEGIN
         PERFORM amp.assert_holds(amp.role_permissions(known.tenant_id, m.role), format('a key of user "%s"', known.user_id))
         FROM amp.members m WHERE m.tenant_id = known.tenant_id AND m.user_id = known.user_id;
     END IF;
-    UPDATE amp.api_keys k SET revoked_at = now() WHERE k.id = revoke_api_key_for_caller.id AND k.revoked_at IS NULL;
-    IF FOUND THEN
-        PERFORM amp.log_change('api_key.revoked', known.tenant_id, jsonb_build_object('id', known.id, 'user_id', known.user_id));
-    ELSIF known.id IS NULL THEN
+    IF known.id IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = unknown, HINT = 'See amp.api_keys.';
     END IF;
+    PERFORM amp.end_api_key(known.id, known.user_id, known.tenant_id);
 END
 $$;
 COMMENT ON FUNCTION amp.revoke_api_key_for_caller(text) IS 'The work of revoke_api_key(), by the rights of who called that.';

@@ -34,4 +34,4 @@ COMMENT ON FUNCTION amp.new_api_key() IS 'Internal: a new key: {id, key, SHA-256
 CREATE FUNCTION amp.check_signing_key(algorithm text, key text) RETURNS void
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'amp_check_signing_key';
 COMMENT ON FUNCTION amp.check_signing_key(text, text) IS
-'Internal: raises 22023 unless the key fits the algorithm: a secret of 32 bytes for HS256, a public key in PEM form for ES256 (P-256), EdDSA (Ed25519), RS256 (2048 to 8192 bits).';
+'Internal: raises 22023 unless the key fits the algorithm: a secret of 32 bytes for HS256, a public key in PEM form for ES256 (P-256), EdDSA (Ed25519), RS256 (2048 to 4096 bits).';

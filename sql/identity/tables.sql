@@ -1,15 +1,14 @@
--- What proofs rest on. src/context/catalog.rs reads the leading columns by number: append only. No foreign keys, as in
+-- What proofs rest on, and what ends them. src/context/catalog.rs reads the leading columns by number: append only. No foreign keys, as in
 -- tenants/tables.sql; only the functions of this folder write.
 
-CREATE TABLE amp.api_keys (
-    id text COLLATE "C" CONSTRAINT api_keys_pkey PRIMARY KEY,
+CREATE TABLE amp.stored_api_keys (
+    id text COLLATE "C" CONSTRAINT stored_api_keys_pkey PRIMARY KEY,
     hash bytea NOT NULL CHECK (length(hash) = 32),
     user_id text COLLATE "C",
     tenant_id text COLLATE "C",
     operator boolean NOT NULL DEFAULT false,
     permissions text[] COLLATE "C",
     expires_at timestamptz,
-    revoked_at timestamptz,
     name text NOT NULL,
     created_by text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -17,10 +16,27 @@ CREATE TABLE amp.api_keys (
     CHECK (operator = (user_id IS NULL)),
     CHECK (NOT operator OR tenant_id IS NULL)
 );
-CREATE INDEX api_keys_user_id_idx ON amp.api_keys (user_id);
-CREATE INDEX api_keys_tenant_id_idx ON amp.api_keys (tenant_id);
-COMMENT ON TABLE amp.api_keys IS
-'API keys; of the key itself only a hash. A session sees its own user''s, with users.manage its tenant''s; an operator sees all.';
+CREATE INDEX stored_api_keys_user_id_idx ON amp.stored_api_keys (user_id);
+CREATE INDEX stored_api_keys_tenant_id_idx ON amp.stored_api_keys (tenant_id);
+COMMENT ON TABLE amp.stored_api_keys IS 'Internal: API keys; of the key itself only a hash. See amp.api_keys.';
+
+-- Rows that are only added, and no unique key: whoever keeps a transaction open in which he revokes a key could otherwise put off
+-- that somebody else does.
+CREATE TABLE amp.revoked_api_keys (
+    key_id text COLLATE "C" NOT NULL,
+    user_id text COLLATE "C",
+    tenant_id text COLLATE "C",
+    revoked_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX revoked_api_keys_key_id_idx ON amp.revoked_api_keys (key_id);
+COMMENT ON TABLE amp.revoked_api_keys IS 'Internal: the API keys that count no more. See amp.api_keys.';
+
+CREATE VIEW amp.api_keys WITH (security_invoker) AS
+    SELECT k.id, k.user_id, k.tenant_id, k.operator, k.permissions, k.name, k.created_by, k.created_at, k.expires_at,
+           (SELECT min(r.revoked_at) FROM amp.revoked_api_keys r WHERE r.key_id = k.id) AS revoked_at, k.last_used_at
+    FROM amp.stored_api_keys k;
+COMMENT ON VIEW amp.api_keys IS
+'API keys, without the keys. A session sees its own user''s, with users.manage its tenant''s; an operator sees all.';
 COMMENT ON COLUMN amp.api_keys.tenant_id IS 'The only tenant that it opens; NULL for all of the user''s.';
 COMMENT ON COLUMN amp.api_keys.permissions IS 'What it gives at most: what its maker held; NULL for no cap.';
 COMMENT ON COLUMN amp.api_keys.last_used_at IS 'To a minute; kept when the library is preloaded.';
@@ -48,10 +64,13 @@ COMMENT ON TABLE amp.bound_roles IS
 'Login roles that are a user. Both name and number have to be the role''s: one that was renamed, or dropped and made anew, is bound to nobody.';
 
 -- As in tenants/tables.sql: whatever can make a cached answer untrue tells the backends.
-CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE OF id, hash, user_id, tenant_id, operator, permissions, expires_at, revoked_at
-    ON amp.api_keys FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
-CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.api_keys EXECUTE FUNCTION amp.invalidate();
-CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.api_keys EXECUTE FUNCTION amp.mark_uncommitted();
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE OF id, hash, user_id, tenant_id, operator, permissions, expires_at
+    ON amp.stored_api_keys FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.stored_api_keys EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.stored_api_keys EXECUTE FUNCTION amp.mark_uncommitted();
+CREATE TRIGGER amp_invalidate AFTER INSERT OR DELETE OR UPDATE ON amp.revoked_api_keys
+    FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
+CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.revoked_api_keys EXECUTE FUNCTION amp.invalidate();
 CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE ON amp.signing_keys
     FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
 CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.signing_keys EXECUTE FUNCTION amp.invalidate();
@@ -60,21 +79,29 @@ CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE ON amp.bound_roles
     FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
 CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.bound_roles EXECUTE FUNCTION amp.invalidate();
 CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.bound_roles EXECUTE FUNCTION amp.mark_uncommitted();
-ALTER TABLE amp.api_keys ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all,
+ALTER TABLE amp.stored_api_keys ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all,
     ENABLE ALWAYS TRIGGER amp_uncommitted;
+ALTER TABLE amp.revoked_api_keys ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
 ALTER TABLE amp.signing_keys ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all,
     ENABLE ALWAYS TRIGGER amp_uncommitted;
 ALTER TABLE amp.bound_roles ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all,
     ENABLE ALWAYS TRIGGER amp_uncommitted;
 
-ALTER TABLE amp.api_keys ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own ON amp.api_keys FOR SELECT USING (user_id = amp.user_id() OR tenant_id = amp.tenant_id('users.manage'));
-CREATE POLICY operator ON amp.api_keys FOR SELECT TO amp_operator USING (true);
-GRANT SELECT (id, user_id, tenant_id, operator, permissions, expires_at, revoked_at, name, created_by, created_at, last_used_at)
-    ON amp.api_keys TO PUBLIC;
+ALTER TABLE amp.stored_api_keys ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.stored_api_keys FOR SELECT
+    USING (user_id = amp.user_id() OR tenant_id = amp.tenant_id('users.manage'));
+CREATE POLICY operator ON amp.stored_api_keys FOR SELECT TO amp_operator USING (true);
+ALTER TABLE amp.revoked_api_keys ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.revoked_api_keys FOR SELECT
+    USING (user_id = amp.user_id() OR tenant_id = amp.tenant_id('users.manage'));
+CREATE POLICY operator ON amp.revoked_api_keys FOR SELECT TO amp_operator USING (true);
+GRANT SELECT (id, user_id, tenant_id, operator, permissions, expires_at, name, created_by, created_at, last_used_at)
+    ON amp.stored_api_keys TO PUBLIC;
+GRANT SELECT ON amp.revoked_api_keys, amp.api_keys TO PUBLIC;
 GRANT SELECT (kid, algorithm, issuer, audience, single_use, retired_at, created_at) ON amp.signing_keys TO amp_operator;
 GRANT SELECT ON amp.bound_roles TO amp_operator;
 
-SELECT pg_catalog.pg_extension_config_dump('amp.api_keys', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.stored_api_keys', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.revoked_api_keys', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.signing_keys', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.bound_roles', '');

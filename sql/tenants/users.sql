@@ -170,6 +170,9 @@ BEGIN
     END IF;
     -- His default tenant stays what it is, and counts for nothing: he could hold its row and put off his removal.
     DELETE FROM amp.members m WHERE m.tenant_id = tenant AND m.user_id = drop_member.user_id;
+    -- Should he be invited again one day, what he had in his pocket opens nothing.
+    PERFORM amp.end_api_key(k.id, k.user_id, k.tenant_id) FROM amp.stored_api_keys k
+    WHERE k.tenant_id = tenant AND k.user_id = drop_member.user_id;
     PERFORM amp.log_change('member.removed', tenant, jsonb_build_object('user_id', user_id));
 END
 $$;

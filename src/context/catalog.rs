@@ -25,16 +25,18 @@ pub(crate) const PERMISSIONS: Table = Table { name: c"permissions", index: c"per
 /// (id, email, default_tenant_id, …)
 pub(crate) const USERS: Table = Table { name: c"app_users", index: c"app_users_pkey" };
 
-/// (id, hash, user_id, tenant_id, operator, permissions, expires_at, revoked_at, …)
-pub(crate) const API_KEYS: Table = Table { name: c"api_keys", index: c"api_keys_pkey" };
+/// (id, hash, user_id, tenant_id, operator, permissions, expires_at, …)
+pub(crate) const API_KEYS: Table = Table { name: c"stored_api_keys", index: c"stored_api_keys_pkey" };
+/// (key_id, …)
+pub(crate) const REVOKED_API_KEYS: Table = Table { name: c"revoked_api_keys", index: c"revoked_api_keys_key_id_idx" };
 /// (kid, algorithm, key, issuer, audience, single_use, retired_at, …)
 pub(crate) const SIGNING_KEYS: Table = Table { name: c"signing_keys", index: c"signing_keys_pkey" };
 /// (role_name, role, user_id, …)
 pub(crate) const BOUND_ROLES: Table = Table { name: c"bound_roles", index: c"bound_roles_pkey" };
 
 /// The tables that an answer can rest on.
-const ALL: [&Table; 8] =
-    [&TENANTS, &MEMBERS, &ROLES, &PERMISSIONS, &USERS, &API_KEYS, &SIGNING_KEYS, &BOUND_ROLES];
+const ALL: [&Table; 9] =
+    [&TENANTS, &MEMBERS, &ROLES, &PERMISSIONS, &USERS, &API_KEYS, &REVOKED_API_KEYS, &SIGNING_KEYS, &BOUND_ROLES];
 
 /// Their object ids; invalid ones before the first look-up.
 pub(super) type Watched = [pg_sys::Oid; ALL.len()];

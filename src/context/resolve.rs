@@ -7,8 +7,8 @@
 
 use super::session::{self, Session};
 use super::settings::{self, Claimed};
-use crate::audit;
 use super::{catalog, parallel, transaction};
+use crate::audit;
 use crate::backend::Local;
 use crate::error::{Code, Error};
 use crate::id::Id;

@@ -6,8 +6,8 @@
 use super::authenticate::Refusal;
 use super::credential::PREFIX;
 use super::proof::{By, NEVER, Name, Proof};
-use super::{default_tenant, expiry};
-use crate::context::catalog::{self, API_KEYS};
+use super::{Identity, default_tenant, expiry};
+use crate::context::catalog::{self, API_KEYS, REVOKED_API_KEYS};
 use crate::error::Error;
 use crate::id::{self, Id};
 use crate::tenants::permissions::Held;
@@ -23,7 +23,6 @@ struct ApiKey {
     operator: bool,
     cap: Option<Held>,
     expires: i64,
-    revoked: bool,
 }
 
 fn find(key: &str) -> Result<Option<ApiKey>, Error> {
@@ -34,19 +33,22 @@ fn find(key: &str) -> Result<Option<ApiKey>, Error> {
         operator: row.get(5).unwrap_or(false),
         cap: row.get::<Vec<String>>(6).map(|names| names.into_iter().collect()),
         expires: row.get::<TimestampWithTimeZone>(7).map_or(NEVER, TimestampWithTimeZone::into_inner),
-        revoked: row.get::<TimestampWithTimeZone>(8).is_some(),
     })
 }
 
+fn is_revoked(key: &str) -> Result<bool, Error> {
+    Ok(catalog::row(&REVOKED_API_KEYS, &[key], |_| ())?.is_some())
+}
+
 /// Verifies the key `text`, whose id is `key`.
-pub(super) fn verify(key: &str, text: &str) -> Result<Proof, Refusal> {
+pub(super) fn verify(key: &str, text: &str) -> Result<Identity, Refusal> {
     let found = find(key)?;
     let expected = found.as_ref().map_or(&[0; 32][..], |found| &found.hash);
     let equal: bool = Sha256::digest(text).ct_eq(expected).into();
     let Some(found) = found.filter(|_| equal) else {
         return Err(Refusal::Invalid("the API key is unknown"));
     };
-    if found.revoked {
+    if is_revoked(key)? {
         return Err(Refusal::Invalid("the API key is revoked"));
     }
     // A row says exactly one of the two: who, or that it is an operator's.
@@ -55,31 +57,30 @@ pub(super) fn verify(key: &str, text: &str) -> Result<Proof, Refusal> {
     }
     let start = match &found.user {
         None => None,
-        Some(user) => match default_tenant(user)? {
-            None => return Err(Refusal::Invalid("the API key's user is unknown")),
-            Some(default) => found.tenant.or(default),
-        },
+        // A member of the tenant is a user.
+        Some(_) if found.tenant.is_some() => found.tenant,
+        Some(user) => default_tenant(user)?.ok_or(Refusal::Invalid("the API key's user is unknown"))?,
     };
     if expiry::is_past(found.expires) {
         return Err(Refusal::Expired);
     }
     let credential = Name::parse(key).ok_or(Refusal::Invalid("the API key is unknown"))?;
-    Ok(Proof {
-        by: By::ApiKey,
-        credential,
-        token: None,
-        user: found.user,
-        tenant: found.tenant,
-        start,
-        expires: found.expires,
+    let (user, tenant, expires) = (found.user, found.tenant, found.expires);
+    Ok(Identity {
+        proof: Proof { by: By::ApiKey, credential, token: None, user, tenant, start, expires },
+        cap: found.cap,
     })
 }
 
 /// The cap of an accepted key that still counts. Errors: TN007.
 pub(super) fn confirm(proof: &Proof) -> Result<Option<Held>, Error> {
-    match find(proof.credential.as_str())? {
-        Some(key) if !key.revoked && (key.user, key.tenant, key.expires) == (proof.user, proof.tenant, proof.expires) => {
-            Ok(key.cap)
+    let key = proof.credential.as_str();
+    match find(key)? {
+        Some(found)
+            if !is_revoked(key)?
+                && (found.user, found.tenant, found.expires) == (proof.user, proof.tenant, proof.expires) =>
+        {
+            Ok(found.cap)
         }
         _ => Err(super::revoked()),
     }

@@ -6,7 +6,7 @@
 
 use super::credential::{self, Credential};
 use super::proof::{self, NEVER, Proof};
-use super::{api_key, expiry, signing_key, token};
+use super::{Identity, api_key, expiry, signing_key, token};
 use crate::audit;
 use crate::context::{resolve, session};
 use crate::error::{Code, Error, guarded};
@@ -42,8 +42,11 @@ raw_function! {
         unsafe {
             let argument = (*fcinfo).args.as_slice(1)[0];
             guarded(|| {
-                let credential = String::from_datum(argument.value, argument.isnull).unwrap_or_default();
-                Ok(JsonB(authenticate(&credential)?).into_datum().unwrap_or(Datum::null()))
+                // Not as a text: in a database without an encoding it may be any bytes, and nobody unpacks a gigabyte to refuse it.
+                let too_long = !argument.isnull && pg_sys::toast_raw_datum_size(argument.value) > 2 * credential::MAX_LEN;
+                let bytes = <&[u8]>::from_datum(argument.value, argument.isnull || too_long).unwrap_or_default();
+                let document = authenticate(std::str::from_utf8(bytes).unwrap_or_default()).map_err(Error::without_statement)?;
+                Ok(JsonB(document).into_datum().unwrap_or(Datum::null()))
             })
         }
     }
@@ -54,8 +57,10 @@ fn authenticate(credential: &str) -> Result<serde_json::Value, Error> {
     check_session()?;
     // What other sessions have committed counts here, too: a key that was just revoked.
     resolve::listen();
-    let proof = match verify(credential) {
-        Ok(proof) => proof,
+    let epoch = resolve::epoch();
+    resolve::watch()?;
+    let identity = match verify(credential) {
+        Ok(identity) => identity,
         Err(Refusal::Failed(error)) => return Err(error),
         Err(refusal) => {
             let error = refused(&refusal);
@@ -64,10 +69,12 @@ fn authenticate(credential: &str) -> Result<serde_json::Value, Error> {
             return Err(error);
         }
     };
+    let proof = identity.proof;
     if let (Some(user), Some(tenant)) = (proof.user, proof.tenant) {
         resolve::check_entry(tenant, user)?;
     }
     proof::publish(&proof);
+    super::keep(epoch, identity);
     if proof.by == proof::By::ApiKey {
         audit::used(&proof);
     }
@@ -80,18 +87,24 @@ fn check_session() -> Result<(), Error> {
     let session = session::current();
     // SAFETY: reads a variable of the backend.
     if unsafe { pg_sys::InSecurityRestrictedOperation() } {
-        return Err(Error::new(Code::ContextPinned, "amp.authenticate() cannot be called by code that the server runs on the side")
-            .hint("Call it in a statement of your own."));
+        return Err(Error::new(
+            Code::ContextPinned,
+            "amp.authenticate() cannot be called by code that the server runs on the side",
+        )
+        .hint("Call it in a statement of your own."));
     }
     if session.operator && !session.service {
-        return Err(Error::new(Code::NotAMember, format!("login role \"{}\" is an operator already", session::login_name()))
-            .detail("An operator runs the platform and has no view of tenants' rows.")
-            .hint("Connect as another role to act as a user."));
+        return Err(Error::new(
+            Code::NotAMember,
+            format!("login role \"{}\" is an operator already", session::login_name()),
+        )
+        .detail("An operator runs the platform and has no view of tenants' rows.")
+        .hint("Connect as another role to act as a user."));
     }
     resolve::check_unlocked()
 }
 
-fn verify(text: &str) -> Result<Proof, Refusal> {
+fn verify(text: &str) -> Result<Identity, Refusal> {
     match credential::parse(text).map_err(Refusal::Invalid)? {
         Credential::ApiKey(key) => api_key::verify(&key, text),
         Credential::Token(token) => token::verify(&token),
@@ -101,13 +114,10 @@ fn verify(text: &str) -> Result<Proof, Refusal> {
 fn refused(refusal: &Refusal) -> Error {
     match refusal {
         Refusal::Expired => super::expired(),
-        Refusal::Invalid(why) => {
-            Error::new(Code::NotAMember, "the credential was not accepted").log_detail(*why)
-        }
+        Refusal::Invalid(why) => Error::new(Code::NotAMember, "the credential was not accepted").log_detail(*why),
         Refusal::Failed(error) => error.clone(),
     }
     .hint("Pass an API key (amp_sk_…) or a signed token that is valid now. The server's log says why one was refused.")
-    .without_statement()
 }
 
 /// Waits, and can be cancelled.

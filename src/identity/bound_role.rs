@@ -25,7 +25,14 @@ pub(super) fn identity(login_role: pg_sys::Oid) -> Result<Option<Identity>, Erro
     let (Some(default), Some(credential)) = (default_tenant(&user)?, Name::parse("-")) else {
         return Ok(None);
     };
-    let proof =
-        Proof { by: By::LoginRole, credential, token: None, user: Some(user), tenant: None, start: default, expires: NEVER };
+    let proof = Proof {
+        by: By::LoginRole,
+        credential,
+        token: None,
+        user: Some(user),
+        tenant: None,
+        start: default,
+        expires: NEVER,
+    };
     Ok(Some(Identity { proof, cap: None }))
 }

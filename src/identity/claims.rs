@@ -119,7 +119,11 @@ mod tests {
             ("iat", 10.0, None),
             ("iat", 11.0, Some(Refused::Invalid("the token was issued in the future (iat)"))),
         ] {
-            assert_eq!(decide(with(serde_json::json!({claim: NOW + offset})), &plain).err(), expected, "{claim} {offset}");
+            assert_eq!(
+                decide(with(serde_json::json!({claim: NOW + offset})), &plain).err(),
+                expected,
+                "{claim} {offset}"
+            );
         }
     }
 

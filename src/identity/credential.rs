@@ -53,7 +53,8 @@ fn token(text: &str) -> Result<Token<'_>, &'static str> {
     if text.split('.').count() != 3 || text.split('.').any(str::is_empty) {
         return Err("it is neither an API key nor a token in compact form");
     }
-    let header = decode_header(text).map_err(|_| "the token's header is malformed, or names an algorithm that nobody knows")?;
+    let header =
+        decode_header(text).map_err(|_| "the token's header is malformed, or names an algorithm that nobody knows")?;
     demands_nothing(&header)?;
     let kid = header.kid.ok_or("the token's header names no key (kid)")?;
     if !matches!(header.alg, Algorithm::HS256 | Algorithm::ES256 | Algorithm::EdDSA | Algorithm::RS256) {

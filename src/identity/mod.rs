@@ -101,11 +101,17 @@ pub(crate) fn current() -> Result<Option<Rc<Identity>>, Error> {
             proof,
         },
     };
+    Ok(Some(keep(epoch, identity)))
+}
+
+/// Keeps what was found in an epoch, unless something changed meanwhile.
+fn keep(epoch: u64, identity: Identity) -> Rc<Identity> {
     let identity = Rc::new(identity);
     if resolve::epoch() == epoch && resolve::keeps() {
+        let login_role = session::login_role();
         *CONFIRMED.borrow_mut() = Some(Confirmed { epoch, login_role, identity: Rc::clone(&identity) });
     }
-    Ok(Some(identity))
+    identity
 }
 
 /// True if the session has proved to be an operator. Never an error: whoever asks has other ways to be one.

@@ -277,7 +277,14 @@ mod tests {
 
     #[test]
     fn nothing_else_is_read() {
-        for text in ["", "api_key", "login_role\n-\n\nu\n\n\n1", "api_key\nk\n\na b\n\n\n1", "api_key\nk\n\nu\n\n\nx", "a\nk\n\nu\n\n\n1"] {
+        for text in [
+            "",
+            "api_key",
+            "login_role\n-\n\nu\n\n\n1",
+            "api_key\nk\n\na b\n\n\n1",
+            "api_key\nk\n\nu\n\n\nx",
+            "a\nk\n\nu\n\n\n1",
+        ] {
             assert!(decode(text).is_none(), "{text:?}");
         }
     }

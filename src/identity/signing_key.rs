@@ -15,7 +15,7 @@ use std::rc::Rc;
 const MIN_SECRET: usize = 32;
 
 /// The shortest RSA key, in bits (RFC 7518, 3.3), and the longest: verifying takes longer with each bit.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 
 /// The most keys that a backend keeps parsed.
 const CAPACITY: usize = 64;
@@ -96,7 +96,8 @@ fn parse(algorithm: Algorithm, key: &str) -> Result<DecodingKey, &'static str> {
         Algorithm::HS256 => Ok(DecodingKey::from_secret(key.as_bytes())),
         _ if !pem => Err("Pass the public key in PEM form: -----BEGIN PUBLIC KEY-----."),
         Algorithm::ES256 => {
-            let parsed = DecodingKey::from_ec_pem(key.as_bytes()).map_err(|_| "That is no P-256 public key in PEM form.")?;
+            let parsed =
+                DecodingKey::from_ec_pem(key.as_bytes()).map_err(|_| "That is no P-256 public key in PEM form.")?;
             let point = parsed.try_get_as_bytes().unwrap_or_default();
             match point {
                 // An uncompressed or compressed point of a curve of 256 bits.
@@ -106,17 +107,19 @@ fn parse(algorithm: Algorithm, key: &str) -> Result<DecodingKey, &'static str> {
             }
         }
         Algorithm::EdDSA => {
-            let parsed = DecodingKey::from_ed_pem(key.as_bytes()).map_err(|_| "That is no Ed25519 public key in PEM form.")?;
+            let parsed =
+                DecodingKey::from_ed_pem(key.as_bytes()).map_err(|_| "That is no Ed25519 public key in PEM form.")?;
             match parsed.try_get_as_bytes() {
                 Ok(bytes) if bytes.len() == 32 => Ok(parsed),
                 _ => Err("That is no Ed25519 public key in PEM form."),
             }
         }
         Algorithm::RS256 => {
-            let parsed = DecodingKey::from_rsa_pem(key.as_bytes()).map_err(|_| "That is no RSA public key in PEM form.")?;
+            let parsed =
+                DecodingKey::from_rsa_pem(key.as_bytes()).map_err(|_| "That is no RSA public key in PEM form.")?;
             match parsed.try_get_as_bytes().ok().and_then(modulus_bits) {
                 Some(bits) if RSA_BITS.contains(&bits) => Ok(parsed),
-                Some(_) => Err("An RSA key has 2048 to 8192 bits."),
+                Some(_) => Err("An RSA key has 2048 to 4096 bits."),
                 None => Err("That is no RSA public key in PEM form."),
             }
         }
@@ -186,7 +189,10 @@ mod tests {
             ("none", &secret),
             ("hs256", &secret),
             ("", ""),
-            ("EdDSA", "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n-----END PRIVATE KEY-----"),
+            (
+                "EdDSA",
+                "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n-----END PRIVATE KEY-----",
+            ),
             ("EdDSA", "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----"),
         ] {
             assert!(check(algorithm, key).is_err(), "{algorithm} {key}");
@@ -204,7 +210,9 @@ mod tests {
         };
         assert_eq!(modulus_bits(&modulus(256)), Some(2048));
         assert_eq!(modulus_bits(&modulus(128)), Some(1024));
-        for broken in [&[][..], &[0x30], &[0x30, 0x80], &[0x30, 0x82, 0xff], &[0x30, 3, 2, 0x84, 0xff], &[0x30, 2, 2, 0]] {
+        for broken in
+            [&[][..], &[0x30], &[0x30, 0x80], &[0x30, 0x82, 0xff], &[0x30, 3, 2, 0x84, 0xff], &[0x30, 2, 2, 0]]
+        {
             assert_eq!(modulus_bits(broken), None);
         }
     }

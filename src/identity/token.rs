@@ -4,7 +4,7 @@ use super::authenticate::Refusal;
 use super::claims::{self, Claims, Refused};
 use super::credential::Token;
 use super::proof::{By, Name, Proof};
-use super::{default_tenant, once, signing_key};
+use super::{Identity, default_tenant, once, signing_key};
 use crate::id::Id;
 use jsonwebtoken::{DecodingKey, Validation, decode};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -28,7 +28,7 @@ pub(super) fn init() {
 }
 
 /// Verifies a token.
-pub(super) fn verify(token: &Token) -> Result<Proof, Refusal> {
+pub(super) fn verify(token: &Token) -> Result<Identity, Refusal> {
     let Some(kid) = Name::parse(&token.kid) else {
         return Err(Refusal::Invalid("the token's kid is no name of a signing key"));
     };
@@ -48,10 +48,13 @@ pub(super) fn verify(token: &Token) -> Result<Proof, Refusal> {
     };
     let jti = match &claims.jti {
         None => None,
-        Some(jti) => Some(Name::parse(jti).ok_or(Refusal::Invalid("the token's jti is not 1 to 255 printable characters"))?),
+        Some(jti) => {
+            Some(Name::parse(jti).ok_or(Refusal::Invalid("the token's jti is not 1 to 255 printable characters"))?)
+        }
     };
-    let Some(default) = default_tenant(&user)? else {
-        return Err(Refusal::Invalid("the token's user (sub) is unknown"));
+    let start = match tenant {
+        Some(_) => tenant, // a member of it is a user
+        None => default_tenant(&user)?.ok_or(Refusal::Invalid("the token's user (sub) is unknown"))?,
     };
     match claims::check(&claims, &key.rules, now, leeway) {
         Ok(()) => {}
@@ -64,15 +67,8 @@ pub(super) fn verify(token: &Token) -> Result<Proof, Refusal> {
     {
         once::consume(&kid, jti, microseconds(iat - leeway), expires)?;
     }
-    Ok(Proof {
-        by: By::Token,
-        credential: kid,
-        token: jti,
-        user: Some(user),
-        tenant,
-        start: tenant.or(default),
-        expires,
-    })
+    let proof = Proof { by: By::Token, credential: kid, token: jti, user: Some(user), tenant, start, expires };
+    Ok(Identity { proof, cap: None })
 }
 
 /// The claims, if the key signed them. What they say is decided by `claims::check`, which looks at the time last.
