@@ -75,7 +75,7 @@ BEGIN
             MESSAGE = format('tenant %s is unknown or deleted', coalesce(quote_ident(left(tenant_id, 64)), 'NULL')),
             HINT = 'See amp.tenants; a deleted tenant does not come back.';
     END IF;
-    PERFORM amp.log_change('tenant.' || status, tenant_id);
+    PERFORM amp.log_change('tenant.' || CASE status WHEN 'active' THEN 'activated' ELSE status END, tenant_id);
     RETURN amp.tenant_document(tenant_id);
 END
 $$;
