@@ -6,6 +6,7 @@ help:
 	@echo "make psql      go on by hand in the demo's database;  make stop  stops its server"
 	@echo "make test      all tests;  tests/run --only SUITE  runs one suite"
 	@echo "make bench     what it costs, against the same queries without it"
+	@echo "make fuzz      hostile credentials, for FUZZ_SECONDS (60)"
 	@echo "make lint      formatting and clippy"
 	@echo "make install   build and install into the server of PG_CONFIG=$(PG_CONFIG)"
 	@echo "make clean     remove what was built, and the demo"
@@ -26,6 +27,9 @@ bench:
 	@dev/setup bench
 	@benches/run
 
+fuzz:
+	@dev/fuzz
+
 lint:
 	@dev/lint
 
@@ -35,5 +39,6 @@ install:
 clean:
 	@dev/demo clean
 	cargo clean
+	rm -rf fuzz/target fuzz/artifacts
 
-.PHONY: help demo psql stop test bench lint install clean
+.PHONY: help demo psql stop test bench fuzz lint install clean

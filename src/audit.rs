@@ -64,6 +64,7 @@ impl<const N: usize> Text<N> {
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "it lies in shared memory, where nothing can be boxed")]
 enum Event {
     /// A context or a credential was refused.
     Refused { code: [u8; 5], reason: Text<160>, tenant: Option<Id>, user: Option<Id> },

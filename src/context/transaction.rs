@@ -20,7 +20,9 @@ static GENERATION: AtomicU64 = AtomicU64::new(1);
 static PIN: Local<Cell<Option<Pin>>> = Local::new(Cell::new(None));
 
 /// The context that nobody may leave, in the transaction of that number.
-static LOCK: Local<Cell<Option<(u64, Id, Option<Id>)>>> = Local::new(Cell::new(None));
+static LOCK: Local<Cell<Option<Lock>>> = Local::new(Cell::new(None));
+
+type Lock = (u64, Id, Option<Id>);
 
 /// The pinned tenant in the forms that SQL gets. Kept here and not allocated by PostgreSQL, for they are read in every row.
 /// The last one is the pin's. Earlier ones stay while a statement runs on across transactions: a procedure that commits still

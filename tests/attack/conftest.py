@@ -1,6 +1,7 @@
 import pytest
 
-from world import TABLES, isolate_plainly
+from proofs import CHOOSES, KINDS, Proved
+from world import TABLES, isolate_plainly, under_amp
 
 
 @pytest.fixture
@@ -15,14 +16,19 @@ def plain(plain_db):
 @pytest.fixture
 def amp(fresh_db):
     """The same under amp_tenancy, with tenants t1 and t2."""
-    with fresh_db.connect("amp_ops") as ops:
-        for tenant in ("t1", "t2"):
-            ops.execute("SELECT amp.create_tenant(%s, %s, id => %s)", [tenant, f"tenant-{tenant}", tenant])
-    with fresh_db.connect("amp_owner") as owner:
-        owner.execute(TABLES)
-        for table in ("parents", "orders"):
-            owner.execute(f"SELECT amp.protect('{table}', fix => true)")
-    return fresh_db
+    return under_amp(fresh_db)
+
+
+@pytest.fixture(params=KINDS)
+def proved(amp, request):
+    """Sessions under amp_tenancy that have proved who they are and can enter t1 alone, by each kind of proof."""
+    return Proved(amp, request.param)
+
+
+@pytest.fixture
+def choosing(amp):
+    """Sessions of a client who is in t1 now, and may choose t2."""
+    return Proved(amp, CHOOSES)
 
 
 @pytest.fixture

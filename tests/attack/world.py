@@ -24,6 +24,26 @@ def isolate_plainly(connection, *tables):
         """)
 
 
+def under_amp(database):
+    """The same under amp_tenancy, with tenants t1 and t2."""
+    with database.connect("amp_ops") as ops:
+        for tenant in ("t1", "t2"):
+            ops.execute("SELECT amp.create_tenant(%s, %s, id => %s)", [tenant, f"tenant-{tenant}", tenant])
+    with database.connect("amp_owner") as owner:
+        owner.execute(TABLES)
+        for table in ("parents", "orders"):
+            owner.execute(f"SELECT amp.protect('{table}', fix => true)")
+    return database
+
+
+def people(database, **tenants):
+    """people(database, ann=("t1", "admin")): users of readable ids, members of these tenants by these roles."""
+    with database.connect() as admin, database.connect("amp_ops") as ops:
+        for user, (tenant, role) in tenants.items():
+            admin.execute("INSERT INTO amp.app_users VALUES (%s, %s) ON CONFLICT DO NOTHING", [user, f"{user}@example.com"])
+            ops.execute("SELECT amp.invite_user(%s, %s, %s)", [f"{user}@example.com", role, tenant])
+
+
 def column(connection, sql, *args):
     """The first column of a query's rows, sorted."""
     return sorted(row[0] for row in connection.execute(sql, args or None).fetchall())
