@@ -61,6 +61,11 @@ CREATE FUNCTION amp.context_holds() RETURNS boolean
 COMMENT ON FUNCTION amp.context_holds() IS
 'True, or the error of tenant_id(). In the policies that ask for no permission to change rows: a row that waited for a lock is checked again.';
 
+CREATE FUNCTION amp.only_tenant() RETURNS text
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'amp_only_tenant';
+COMMENT ON FUNCTION amp.only_tenant() IS
+'The only tenant that the session''s credential opens; NULL if it opens all of its user''s, or if there is none. Errors: TN007.';
+
 CREATE FUNCTION amp.is_operator() RETURNS boolean
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'amp_is_operator';
 COMMENT ON FUNCTION amp.is_operator() IS

@@ -18,7 +18,7 @@ $$;
 
 -- What a session may ask about itself.
 GRANT EXECUTE ON FUNCTION
-    amp.user_id(), amp.role(), amp.context(), amp.is_operator(), amp.authenticate(text), amp.lock_context(),
+    amp.user_id(), amp.role(), amp.context(), amp.is_operator(), amp.authenticate(text), amp.lock_context(), amp.only_tenant(),
     amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
     TO PUBLIC;
 

@@ -3,7 +3,8 @@
 //! A change is written to `amp.audit_log` by the function that makes it, in the same transaction: it stands or falls with it.
 //! A refusal is an error, and its transaction rolls back. So it is noted in shared memory, and a background worker, started when there
 //! is something to write, writes it a second later. Nobody fills the disk that way: equal refusals are counted in one
-//! row, the worker writes at most one row a second once a minute's worth is used up, and what finds no room is only counted.
+//! row, a database gets one row a second once a minute's worth is used up, a login role and a database have their share of the room, and
+//! what finds none is only counted.
 //! Without `shared_preload_libraries`, and on a standby, a refusal is in the server's log alone, as every error is.
 //!
 //! Protocol: one lock, held exclusively for a few comparisons, never while anything else is waited for. A database's worker
@@ -13,8 +14,8 @@ use crate::backend::Local;
 use crate::context::{catalog, session, settings};
 use crate::error::{Code, Error};
 use crate::id::Id;
-use crate::identity::expiry;
 use crate::identity::proof::{self, By, Proof};
+use crate::identity::{self, expiry};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, SignalWakeFlags};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
@@ -27,10 +28,14 @@ use std::time::Duration;
 const CAPACITY: usize = 128;
 /// How many databases can have a worker.
 const DATABASES: usize = 64;
-/// How many rows a worker may write at once; it earns one a second.
+/// How many of them may be one login role's, so that nobody crowds out the others.
+const PER_LOGIN: usize = 16;
+/// How many rows a database gets at once; it earns one a second.
 const BURST: f64 = 60.0;
-/// How long a worker's word counts, and for how long a key's use is not noted again, in microseconds.
+/// How long a worker's word counts, how long a note waits for one at least, and for how long a key's use is not noted again:
+/// in microseconds.
 const ALIVE: i64 = 10_000_000;
+const STALE: i64 = 60_000_000;
 const USED_AGAIN: i64 = 60_000_000;
 
 // SAFETY: nobody else uses this name.
@@ -93,13 +98,27 @@ impl Note {
     }
 }
 
+/// A database in which something was noted.
+#[derive(Clone, Copy)]
+struct Place {
+    database: pg_sys::Oid,
+    /// Its worker's last word; never, if there is none.
+    word: i64,
+    /// The rows that it may write, and since when that is so.
+    budget: f64,
+    counted: i64,
+    /// How many notes found no room or no budget.
+    lost: i64,
+}
+
+impl Place {
+    const FREE: Place = Place { database: pg_sys::InvalidOid, word: i64::MIN, budget: BURST, counted: 0, lost: 0 };
+}
+
 #[derive(Clone, Copy)]
 struct Notes {
     waiting: [Option<Note>; CAPACITY],
-    /// Each database's worker, and its last word.
-    workers: [(pg_sys::Oid, i64); DATABASES],
-    /// What found no room.
-    lost: i64,
+    places: [Place; DATABASES],
 }
 
 // SAFETY: plain values without pointers.
@@ -107,7 +126,18 @@ unsafe impl PGRXSharedMemory for Notes {}
 
 impl Notes {
     fn new() -> Notes {
-        Notes { waiting: [None; CAPACITY], workers: [(pg_sys::InvalidOid, i64::MIN); DATABASES], lost: 0 }
+        Notes { waiting: [None; CAPACITY], places: [Place::FREE; DATABASES] }
+    }
+
+    /// The place of a database; a new one takes that of the database that was heard of longest ago.
+    fn place(&mut self, database: pg_sys::Oid) -> &mut Place {
+        let places = &self.places;
+        let known = (0..DATABASES).find(|index| places[*index].database == database);
+        let index = known.unwrap_or_else(|| (0..DATABASES).min_by_key(|index| places[*index].counted).unwrap_or(0));
+        if known.is_none() {
+            self.places[index] = Place { database, ..Place::FREE };
+        }
+        &mut self.places[index]
     }
 
     /// Takes a note. True if its database needs a worker, which counts as started then.
@@ -115,33 +145,74 @@ impl Notes {
         if let Some(known) = self.waiting.iter_mut().flatten().find(|known| known.same(&note)) {
             known.times += 1;
             known.at = note.at;
-        } else if let Some(free) = self.waiting.iter_mut().find(|place| place.is_none()) {
-            *free = Some(note);
+        } else if self.of_login(&note) >= PER_LOGIN {
+            self.place(note.database).lost += 1;
         } else {
-            self.lost += 1;
+            let room = self.waiting.iter().position(Option::is_none).or_else(|| self.make_room(&note));
+            match room {
+                Some(room) => self.waiting[room] = Some(note),
+                None => self.place(note.database).lost += 1,
+            }
         }
-        let word = self.workers.iter().find(|(database, _)| *database == note.database).map(|(_, word)| *word);
-        if word.is_some_and(|word| word > note.at.saturating_sub(ALIVE)) {
+        let place = self.place(note.database);
+        if place.word > note.at.saturating_sub(ALIVE) {
             return false;
         }
-        let oldest = self.workers.iter_mut().min_by_key(|(database, word)| (*database != note.database, *word));
-        if let Some(place) = oldest {
-            *place = (note.database, note.at);
-        }
+        place.word = note.at;
         true
     }
 
-    /// Gives a database's worker at most `limit` notes, and how many were lost. None when there are none: the worker is gone then.
-    fn take(&mut self, database: pg_sys::Oid, limit: usize, now: i64) -> Option<(Vec<Note>, i64)> {
-        let mut own =
-            self.waiting.iter_mut().filter(|place| place.is_some_and(|note| note.database == database)).peekable();
-        let nothing = own.peek().is_none();
-        let notes: Vec<Note> = own.take(limit).filter_map(Option::take).collect();
-        if let Some(place) = self.workers.iter_mut().find(|(known, _)| *known == database) {
-            *place = if nothing { (pg_sys::InvalidOid, i64::MIN) } else { (database, now) };
+    fn of_login(&self, note: &Note) -> usize {
+        let own = |other: &&Note| other.database == note.database && other.login == note.login;
+        self.waiting.iter().flatten().filter(own).count()
+    }
+
+    fn of_database(&self, database: pg_sys::Oid) -> usize {
+        self.waiting.iter().flatten().filter(|other| other.database == database).count()
+    }
+
+    /// Gives up a note for another one: one that nobody came for, or one of the database with the most, if that is not its own.
+    fn make_room(&mut self, note: &Note) -> Option<usize> {
+        let oldest = (0..CAPACITY).min_by_key(|index| self.waiting[*index].map_or(i64::MAX, |waiting| waiting.at))?;
+        let stale = self.waiting[oldest].is_some_and(|waiting| waiting.at < note.at.saturating_sub(STALE));
+        let given_up = if stale {
+            oldest
+        } else {
+            let count = |index: &usize| self.waiting[*index].map_or(0, |waiting| self.of_database(waiting.database));
+            let of_largest = (0..CAPACITY).max_by_key(count)?;
+            if count(&of_largest) <= self.of_database(note.database) + 1 {
+                return None;
+            }
+            of_largest
+        };
+        let gone = self.waiting[given_up].take()?;
+        self.place(gone.database).lost += gone.times;
+        Some(given_up)
+    }
+
+    /// Gives a database's worker its notes, and how many were lost; what it has no budget for is lost, too.
+    /// None when there is nothing: the worker is gone then.
+    fn take(&mut self, database: pg_sys::Oid, now: i64) -> Option<(Vec<Note>, i64)> {
+        let mut notes: Vec<Note> = Vec::new();
+        for place in &mut self.waiting {
+            if place.is_some_and(|note| note.database == database) {
+                notes.extend(place.take());
+            }
         }
-        let lost = if notes.is_empty() { 0 } else { std::mem::take(&mut self.lost) };
-        (!nothing).then_some((notes, lost))
+        let place = self.place(database);
+        let seconds = now.saturating_sub(place.counted).max(0) as f64 / 1e6;
+        place.budget = (place.budget + seconds).min(BURST);
+        place.counted = now;
+        place.word = if notes.is_empty() { i64::MIN } else { now };
+        let affordable = place.budget as usize;
+        for beyond in notes.drain(affordable.min(notes.len())..) {
+            place.lost += beyond.times;
+        }
+        place.budget -= notes.len() as f64;
+        if notes.is_empty() {
+            return (place.word == now).then_some((notes, 0));
+        }
+        Some((notes, std::mem::take(&mut place.lost)))
     }
 }
 
@@ -163,10 +234,12 @@ pub(crate) struct Actor {
 impl Actor {
     /// The session's: by its credential, or by the user that a service names.
     pub(crate) fn of_session() -> Actor {
-        let proof = proof::current();
+        let bound = || identity::current().ok().flatten().map(|identity| identity.proof);
+        let proof = proof::current().or_else(bound);
+        let credential = proof.filter(|proof| proof.by != By::LoginRole);
         Actor {
             user: proof.and_then(|proof| proof.user).or(settings::user().id()).map(|user| user.as_str().to_owned()),
-            key: proof.map(|proof| proof.credential.as_str().to_owned()),
+            key: credential.map(|proof| proof.credential.as_str().to_owned()),
             token: proof.and_then(|proof| proof.token).map(|token| token.as_str().to_owned()),
         }
     }
@@ -242,18 +315,39 @@ pub extern "C-unwind" fn amp_audit_worker(database: pg_sys::Datum) {
     // SAFETY: the argument is what `note` passed.
     let database = unsafe { pg_sys::Oid::from_datum(database, false) }.unwrap_or(pg_sys::InvalidOid);
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
-    // Whoever owns the database may have set another.
-    BackgroundWorker::transaction(|| Spi::run("SET search_path = pg_catalog, pg_temp"))
-        .unwrap_or_else(|error| error!("{error}"));
-    let mut budget = BURST;
+    settle();
     while BackgroundWorker::wait_latch(Some(Duration::from_secs(1))) {
-        let taken = NOTES.exclusive().take(database, budget as usize, expiry::now());
+        let taken = NOTES.exclusive().take(database, expiry::now());
         let Some((notes, lost)) = taken else {
             return;
         };
-        budget = (budget - notes.len() as f64 + 1.0).min(BURST);
         if !notes.is_empty() {
             BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| write(&notes, lost)));
+        }
+    }
+}
+
+/// Whoever owns the database may have given its sessions other settings: a role that may not write, for instance.
+fn settle() {
+    for (name, value) in [
+        (c"role", c"none"),
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"row_security", c"on"),
+        (c"statement_timeout", c"0"),
+        (c"lock_timeout", c"1s"),
+        (c"session_replication_role", c"origin"),
+        (c"synchronous_commit", c"local"),
+    ] {
+        // SAFETY: NUL-terminated names and values of settings that every server has.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
         }
     }
 }
@@ -327,6 +421,10 @@ mod tests {
         }
     }
 
+    fn one() -> pg_sys::Oid {
+        pg_sys::Oid::from(1)
+    }
+
     #[test]
     fn equal_refusals_are_counted_in_one_note() {
         let mut notes = Box::new(Notes::new());
@@ -334,40 +432,72 @@ mod tests {
             notes.add(note(1, "a", at));
         }
         notes.add(note(1, "b", 6));
-        let (taken, lost) = notes.take(pg_sys::Oid::from(1), 10, 7).unwrap();
+        let (taken, lost) = notes.take(one(), 7).unwrap();
         assert_eq!(taken.iter().map(|note| note.times).collect::<Vec<_>>(), [5, 1]);
         assert_eq!(lost, 0);
     }
 
     #[test]
-    fn what_finds_no_room_is_counted() {
+    fn one_login_role_does_not_crowd_out_the_others() {
         let mut notes = Box::new(Notes::new());
-        for number in 0..CAPACITY + 3 {
+        for number in 0..1000 {
             notes.add(note(1, &number.to_string(), 1));
         }
-        assert_eq!(notes.take(pg_sys::Oid::from(1), CAPACITY, 2).unwrap().1, 3);
-        assert!(notes.take(pg_sys::Oid::from(1), CAPACITY, 2).is_none());
+        notes.add(Note { login: Text::new("other"), ..note(1, "other", 2) });
+        let (taken, lost) = notes.take(one(), 3).unwrap();
+        assert_eq!((taken.len(), lost), (PER_LOGIN + 1, 1000 - PER_LOGIN as i64));
+    }
+
+    #[test]
+    fn one_database_does_not_crowd_out_the_others() {
+        let mut notes = Box::new(Notes::new());
+        for number in 0..1000 {
+            notes.add(Note { login: Text::new(&number.to_string()), ..note(1, "a", 1) });
+        }
+        for database in 2..=9 {
+            notes.add(note(database, "b", 2));
+            assert_eq!(notes.take(pg_sys::Oid::from(database), 3).unwrap().0.len(), 1);
+        }
+        assert!(notes.take(one(), 4).unwrap().1 > 800);
+    }
+
+    #[test]
+    fn notes_that_nobody_comes_for_make_room() {
+        let mut notes = Box::new(Notes::new());
+        for number in 0..CAPACITY as u32 {
+            notes.add(note(number + 2, "a", 1));
+        }
+        notes.add(note(1, "b", 2 + STALE));
+        assert_eq!(notes.take(one(), 3 + STALE).unwrap().0.len(), 1);
     }
 
     #[test]
     fn a_worker_is_started_once_and_again_when_it_is_gone_or_silent() {
         let mut notes = Box::new(Notes::new());
-        let database = pg_sys::Oid::from(1);
         assert!(notes.add(note(1, "a", 1)));
         assert!(!notes.add(note(1, "b", 2)));
         assert!(notes.add(note(2, "a", 2)));
-        assert_eq!(notes.take(database, 1, 3).unwrap().0.len(), 1);
+        assert_eq!(notes.take(one(), 3).unwrap().0.len(), 2);
         assert!(!notes.add(note(1, "c", 4)));
         assert!(notes.add(note(1, "d", 4 + 2 * ALIVE)));
-        while notes.take(database, 9, 5).is_some() {}
+        while notes.take(one(), 5).is_some() {}
         assert!(notes.add(note(1, "e", 6)));
     }
 
     #[test]
-    fn a_worker_without_budget_takes_nothing_and_stays() {
+    fn the_budget_outlives_the_worker() {
         let mut notes = Box::new(Notes::new());
-        notes.add(note(1, "a", 1));
-        assert!(notes.take(pg_sys::Oid::from(1), 0, 2).unwrap().0.is_empty());
+        let mut written = 0;
+        for round in 0..20 {
+            for login in 0..16 {
+                notes.add(Note { login: Text::new(&login.to_string()), ..note(1, &round.to_string(), 1) });
+            }
+            written += notes.take(one(), 1).unwrap().0.len();
+            while notes.take(one(), 1).is_some() {}
+        }
+        assert_eq!(written, BURST as usize);
+        notes.add(note(1, "later", 2_000_000));
+        assert_eq!(notes.take(one(), 2_500_001).unwrap().0.len(), 1);
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Error {
         self
     }
 
-    /// Keeps the statement out of the server's log: it holds a credential.
+    /// Keeps the statement, and the functions that it came through, out of the server's log: they hold a credential.
     pub(crate) fn without_statement(mut self) -> Error {
         self.hides_statement = true;
         self
@@ -153,6 +153,7 @@ unsafe extern "C-unwind" {
     fn errdetail_log(format: *const c_char, ...) -> c_int;
     fn errhint(format: *const c_char, ...) -> c_int;
     fn errhidestmt(hide: bool) -> c_int;
+    fn errhidecontext(hide: bool) -> c_int;
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
@@ -201,6 +202,7 @@ unsafe fn raise(report: Report) -> ! {
             errdetail_log(c"%s".as_ptr(), report.log_detail);
         }
         errhidestmt(report.hides_statement);
+        errhidecontext(report.hides_statement);
         if !report.hint.is_null() {
             errhint(c"%s".as_ptr(), report.hint);
         }

@@ -28,10 +28,14 @@ def make_cluster():
 @pytest.fixture
 def fresh_db(cluster):
     """A new database with the extension."""
-    return cluster.database()
+    db = cluster.database()
+    yield db
+    db.drop()
 
 
 @pytest.fixture
 def plain_db(cluster):
     """A new database without the extension, to show what plain PostgreSQL does."""
-    return cluster.database(extension=False)
+    db = cluster.database(extension=False)
+    yield db
+    db.drop()

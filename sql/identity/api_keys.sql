@@ -7,8 +7,8 @@ CREATE FUNCTION amp.add_api_key(
 DECLARE
     new_key text[] := amp.new_api_key();
 BEGIN
-    IF name IS NULL OR btrim(name) = '' OR length(name) > 200 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'an API key needs a name of 1 to 200 characters',
+    IF name IS NULL OR name !~ '[^[:space:]]' OR name ~ '[[:cntrl:]]' OR length(name) > 200 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'an API key needs a name of 1 to 200 characters on one line',
             HINT = 'Say what it is for: name => ''nightly export''.';
     END IF;
     IF expires_at <= now() OR NOT isfinite(expires_at) THEN
@@ -33,6 +33,7 @@ CREATE FUNCTION amp.add_api_key_for_caller(user_id text, tenant_id text, name te
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     tenant text := add_api_key_for_caller.tenant_id;
+    ends timestamptz := add_api_key_for_caller.expires_at;
     permissions text[];
 BEGIN
     IF amp.called_by_operator() THEN
@@ -48,8 +49,12 @@ BEGIN
         PERFORM amp.assert_holds(amp.role_permissions(tenant, amp.member_role(tenant, user_id)),
                                  format('a key of user "%s"', user_id));
         permissions := ARRAY(SELECT jsonb_array_elements_text(amp.context()->'permissions'));
+        -- A key that makes a key does not outlive itself by it. A token does: it is how people log in.
+        IF amp.context() #>> '{proof,by}' = 'api_key' THEN
+            ends := least(ends, (amp.context() #>> '{proof,expires_at}')::timestamptz);
+        END IF;
     END IF;
-    RETURN amp.add_api_key(user_id, tenant, name, expires_at, permissions, false);
+    RETURN amp.add_api_key(user_id, tenant, name, ends, permissions, false);
 END
 $$;
 COMMENT ON FUNCTION amp.add_api_key_for_caller(text, text, text, timestamptz) IS 'The work of create_api_key(), by the rights of who called that.';
@@ -62,7 +67,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.create_api_key(text, text, text, timestamptz) IS
-'users.manage, or an operator: an API key by which amp.authenticate() makes a session this user. It opens one tenant: a member''s own, or the one that an operator names; NULL from an operator is all of the user''s. One that a member makes gives no more than he holds. Returns {"id", "key", "user_id", "tenant_id", "operator", "name", "expires_at"}; the key is shown this once. Errors: TN001, TN002, TN003 no member, or another tenant, TN004 not permitted, or the user holds more than you do, 22023 name or expiry.';
+'users.manage, or an operator: an API key by which amp.authenticate() makes a session this user. It opens one tenant: a member''s own, or the one that an operator names; NULL from an operator is all of the user''s. One that a member makes gives no more than he holds, and lasts no longer than the key, if any, by which he is here. Returns {"id", "key", "user_id", "tenant_id", "operator", "name", "expires_at"}; the key is shown this once. Errors: TN001, TN002, TN003 no member, or another tenant, TN004 not permitted, or the user holds more than you do, 22023 name or expiry.';
 
 CREATE FUNCTION amp.add_operator_key(name text, expires_at timestamptz) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -103,7 +108,8 @@ DECLARE
     unknown text := format('API key %s is unknown', coalesce(quote_literal(left(id, 64)), 'NULL'));
 BEGIN
     SELECT * INTO known FROM amp.stored_api_keys k WHERE k.id = revoke_api_key_for_caller.id;
-    IF NOT operator AND (known.user_id = amp.user_id()) IS NOT TRUE THEN
+    -- A credential for one tenant is not the whole user: of his keys it ends itself.
+    IF NOT operator AND (known.user_id = amp.user_id() AND (amp.only_tenant() IS NULL OR known.id = amp.actor()::jsonb->>'key_id')) IS NOT TRUE THEN
         -- The same answer for a key of somebody else's tenant and for one that never was.
         IF known.tenant_id IS DISTINCT FROM amp.managed_tenant(NULL) THEN
             RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = unknown, HINT = 'See amp.api_keys.';

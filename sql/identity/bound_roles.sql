@@ -8,17 +8,18 @@ DECLARE
     trusted boolean;
 BEGIN
     PERFORM amp.assert_called_by_operator();
-    SELECT r.oid, r.rolsuper OR r.rolbypassrls OR r.rolreplication OR r.rolcreaterole,
+    SELECT r.oid, r.rolreplication OR r.rolcreaterole OR EXISTS (
+               SELECT FROM pg_roles b WHERE (b.rolsuper OR b.rolbypassrls) AND pg_has_role(r.oid, b.oid, 'MEMBER')),
            pg_has_role(r.oid, 'amp_service', 'USAGE') OR pg_has_role(r.oid, 'amp_operator', 'USAGE')
     INTO bound, privileged, trusted
     FROM pg_roles r WHERE r.rolname = store_binding.role AND r.rolcanlogin;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = format('login role %s does not exist', coalesce(quote_literal(role), 'NULL')),
-            HINT = 'CREATE ROLE … LOGIN first.';
+            HINT = 'CREATE ROLE ... LOGIN first.';
     END IF;
     IF privileged OR trusted THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('login role "%s" cannot be bound to a user', role),
-            DETAIL = CASE WHEN privileged THEN 'It is a superuser, or has BYPASSRLS, CREATEROLE or REPLICATION.'
+            DETAIL = CASE WHEN privileged THEN 'It is, or can become, a superuser or a role with BYPASSRLS, or it has CREATEROLE or REPLICATION.'
                      ELSE 'It is a service or an operator: its group says what it may do.' END,
             HINT = 'Make a role of its own for the person.';
     END IF;

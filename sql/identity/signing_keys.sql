@@ -10,7 +10,7 @@ BEGIN
             HINT = 'Use 1 to 255 printable ASCII characters without spaces: what the issuer puts into the header of its tokens.';
     END IF;
     IF algorithm IS NULL OR key IS NULL OR single_use IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = format('signing key "%s" needs an algorithm and a key', kid),
+        RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = format('signing key "%s": algorithm, key and single_use cannot be NULL', kid),
             HINT = 'Pass algorithm => ''EdDSA'' and the public key in PEM form.';
     END IF;
     IF issuer = '' OR audience = '' THEN

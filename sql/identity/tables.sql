@@ -36,7 +36,7 @@ CREATE VIEW amp.api_keys WITH (security_invoker) AS
            (SELECT min(r.revoked_at) FROM amp.revoked_api_keys r WHERE r.key_id = k.id) AS revoked_at, k.last_used_at
     FROM amp.stored_api_keys k;
 COMMENT ON VIEW amp.api_keys IS
-'API keys, without the keys. A session sees its own user''s, with users.manage its tenant''s; an operator sees all.';
+'API keys, without the keys. A session sees its own user''s, unless its credential is for one tenant; with users.manage its tenant''s; an operator sees all.';
 COMMENT ON COLUMN amp.api_keys.tenant_id IS 'The only tenant that it opens; NULL for all of the user''s.';
 COMMENT ON COLUMN amp.api_keys.permissions IS 'What it gives at most: what its maker held; NULL for no cap.';
 COMMENT ON COLUMN amp.api_keys.last_used_at IS 'To a minute; kept when the library is preloaded.';
@@ -89,15 +89,20 @@ ALTER TABLE amp.bound_roles ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS 
 
 ALTER TABLE amp.stored_api_keys ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON amp.stored_api_keys FOR SELECT
-    USING (user_id = amp.user_id() OR tenant_id = amp.tenant_id('users.manage'));
+    USING (user_id = amp.user_id() AND amp.only_tenant() IS NULL OR tenant_id = amp.tenant_id('users.manage'));
 CREATE POLICY operator ON amp.stored_api_keys FOR SELECT TO amp_operator USING (true);
 ALTER TABLE amp.revoked_api_keys ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON amp.revoked_api_keys FOR SELECT
-    USING (user_id = amp.user_id() OR tenant_id = amp.tenant_id('users.manage'));
+    USING (user_id = amp.user_id() AND amp.only_tenant() IS NULL OR tenant_id = amp.tenant_id('users.manage'));
 CREATE POLICY operator ON amp.revoked_api_keys FOR SELECT TO amp_operator USING (true);
 GRANT SELECT (id, user_id, tenant_id, operator, permissions, expires_at, name, created_by, created_at, last_used_at)
     ON amp.stored_api_keys TO PUBLIC;
 GRANT SELECT ON amp.revoked_api_keys, amp.api_keys TO PUBLIC;
+-- Also against pg_read_all_data and pg_write_all_data: a secret of HS256 is in there, and whoever writes a row is anybody.
+ALTER TABLE amp.signing_keys ENABLE ROW LEVEL SECURITY;
+CREATE POLICY operator ON amp.signing_keys FOR SELECT TO amp_operator USING (true);
+ALTER TABLE amp.bound_roles ENABLE ROW LEVEL SECURITY;
+CREATE POLICY operator ON amp.bound_roles FOR SELECT TO amp_operator USING (true);
 GRANT SELECT (kid, algorithm, issuer, audience, single_use, retired_at, created_at) ON amp.signing_keys TO amp_operator;
 GRANT SELECT ON amp.bound_roles TO amp_operator;
 

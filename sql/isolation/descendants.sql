@@ -22,7 +22,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.protect_descendants() IS
-'Event trigger: CREATE TABLE … PARTITION OF or INHERITS and ALTER TABLE … ATTACH PARTITION or INHERIT protect the new part like its parent, or fail.';
+'Event trigger: CREATE TABLE ... PARTITION OF or INHERITS and ALTER TABLE ... ATTACH PARTITION or INHERIT protect the new part like its parent, or fail.';
 
 CREATE FUNCTION amp.forget_dropped() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

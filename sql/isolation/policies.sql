@@ -13,7 +13,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42703',
             MESSAGE = format('table %s has no column %s', relation, coalesce(quote_ident(tenant_column), 'NULL')),
-            HINT = format('ALTER TABLE %s ADD COLUMN tenant_id text COLLATE "C", fill it, or pass tenant_column => ''…''; '
+            HINT = format('ALTER TABLE %s ADD COLUMN tenant_id text COLLATE "C", fill it, or pass tenant_column => ''...''; '
                           'for a table without tenants, SELECT amp.share_table(%L).', relation, relation::text);
     END IF;
     IF attribute.attgenerated <> '' OR attribute.attidentity <> '' THEN
@@ -69,7 +69,7 @@ COMMENT ON FUNCTION amp.policies(regclass, name, text, text, text, text, text) I
 CREATE FUNCTION amp.refuse_truncate() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF coalesce(current_setting('amp.tenant_id', true), '') <> '' OR NOT EXISTS (
+    IF amp.context() ->> 'tenant_id' IS NOT NULL OR NOT EXISTS (
         SELECT FROM pg_class c WHERE c.oid = TG_RELID AND pg_has_role(current_user, c.relowner, 'USAGE'))
     THEN
         RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = format('TRUNCATE of protected table %s is refused', TG_RELID::regclass),

@@ -119,7 +119,7 @@ BEGIN
         IF nulls > 0 THEN
             RAISE EXCEPTION USING ERRCODE = '23502',
                 MESSAGE = format('%s row(s) of table %s have no tenant', nulls, relation),
-                HINT = format('UPDATE %s SET %I = ''…'' WHERE %I IS NULL', relation, tenant_column, tenant_column);
+                HINT = format('UPDATE %s SET %I = ''...'' WHERE %I IS NULL', relation, tenant_column, tenant_column);
         END IF;
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', named, tenant_column);
         status := 'done'; what := 'NOT NULL'; RETURN NEXT;

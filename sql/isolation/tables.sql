@@ -20,6 +20,13 @@ CREATE TABLE amp.protected_schemas (
 );
 COMMENT ON TABLE amp.protected_schemas IS 'Schemas in which every table has to be protected or shared.';
 
+-- Everybody may read these; row security is for who may write everything (pg_write_all_data).
+ALTER TABLE amp.protected_tables ENABLE ROW LEVEL SECURITY;
+CREATE POLICY everybody ON amp.protected_tables FOR SELECT USING (true);
+ALTER TABLE amp.shared_tables ENABLE ROW LEVEL SECURITY;
+CREATE POLICY everybody ON amp.shared_tables FOR SELECT USING (true);
+ALTER TABLE amp.protected_schemas ENABLE ROW LEVEL SECURITY;
+CREATE POLICY everybody ON amp.protected_schemas FOR SELECT USING (true);
 GRANT SELECT ON amp.protected_tables, amp.shared_tables, amp.protected_schemas TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('amp.protected_tables', '');

@@ -115,6 +115,11 @@ ALTER TABLE amp.roles ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON amp.roles FOR SELECT USING (tenant_id = amp.tenant_id());
 CREATE POLICY operator ON amp.roles FOR SELECT TO amp_operator USING (true);
 
+-- Everybody may read these; row security is for who may write everything (pg_write_all_data).
+ALTER TABLE amp.permissions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY everybody ON amp.permissions FOR SELECT USING (true);
+ALTER TABLE amp.tenant_locks ENABLE ROW LEVEL SECURITY;
+
 GRANT SELECT ON amp.tenants, amp.members, amp.roles, amp.permissions TO PUBLIC;
 -- Not default_tenant_id, which may name a tenant that the reader has nothing to do with; and not created_at, which would tell
 -- whether somebody just invited was on the platform before.

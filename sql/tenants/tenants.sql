@@ -24,7 +24,7 @@ BEGIN
     PERFORM amp.assert_called_by_operator();
     IF name IS NULL OR btrim(name) = '' OR length(name) > 200 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'a tenant needs a name of 1 to 200 characters',
-            HINT = 'Pass name => ''…''.';
+            HINT = 'Pass name => ''...''.';
     END IF;
     IF slug IS NULL OR slug !~ '^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$' THEN
         RAISE EXCEPTION USING ERRCODE = '22023',

@@ -264,11 +264,11 @@ BEGIN
         FROM amp.members m
         JOIN amp.tenants t ON t.id = m.tenant_id
         JOIN amp.app_users u ON u.id = m.user_id
-        WHERE m.user_id = person AND t.status = 'active'), '[]'));
+        WHERE m.user_id = person AND t.status = 'active' AND t.id = coalesce(amp.only_tenant(), t.id)), '[]'));
 END
 $$;
 COMMENT ON FUNCTION amp.my_tenants() IS
-'The active tenants of the session''s user: {"data": [{"id", "name", "role", "is_default"}]}, oldest membership first. Needs a user, no tenant. Errors: TN003 no user, or unknown.';
+'The active tenants of the session''s user: {"data": [{"id", "name", "role", "is_default"}]}, oldest membership first; only that one which a credential is for. Needs a user, no tenant. Errors: TN003 no user, or unknown.';
 
 CREATE FUNCTION amp.required_user() RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -277,7 +277,7 @@ DECLARE
 BEGIN
     IF person IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'TN003', MESSAGE = 'no user is set for this session',
-            HINT = 'Pass a credential to amp.authenticate(), or run SET amp.user_id = ''…'' as a service.';
+            HINT = 'Pass a credential to amp.authenticate(), or run SET amp.user_id = ''...'' as a service.';
     END IF;
     RETURN person;
 END
@@ -289,6 +289,11 @@ CREATE FUNCTION amp.set_default_tenant(tenant_id text) RETURNS jsonb
 DECLARE
     person text := amp.required_user();
 BEGIN
+    IF amp.only_tenant() IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN003',
+            MESSAGE = format('this session''s credential is for tenant "%s" only', amp.only_tenant()),
+            HINT = 'Pass a credential for all of the user''s tenants to amp.authenticate().';
+    END IF;
     UPDATE amp.app_users u SET default_tenant_id = set_default_tenant.tenant_id
     WHERE u.id = person AND EXISTS (
         SELECT FROM amp.members m JOIN amp.tenants t ON t.id = m.tenant_id
@@ -302,4 +307,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.set_default_tenant(text) IS
-'Makes one of the user''s active tenants his default. Returns {"default_tenant_id"}. Errors: TN003 no user, or not a member.';
+'Makes one of the user''s active tenants his default. Returns {"default_tenant_id"}. Counts from the next session or credential on. Errors: TN003 no user, not a member, or a credential for one tenant.';

@@ -6,6 +6,8 @@ CREATE TABLE amp.meters (
     CONSTRAINT meters_pkey PRIMARY KEY (relation, metric)
 );
 COMMENT ON TABLE amp.meters IS 'Which tables'' inserts count for which metric; partitions are listed, too.';
+ALTER TABLE amp.meters ENABLE ROW LEVEL SECURITY; -- everybody may read it; against who may write everything
+CREATE POLICY everybody ON amp.meters FOR SELECT USING (true);
 GRANT SELECT ON amp.meters TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('amp.meters', '');
 

@@ -14,24 +14,24 @@ pub(crate) struct Table {
     index: &'static CStr,
 }
 
-/// (id, status, …)
+/// (id, status, ...)
 pub(crate) const TENANTS: Table = Table { name: c"tenants", index: c"tenants_pkey" };
-/// (tenant_id, user_id, role, …)
+/// (tenant_id, user_id, role, ...)
 pub(crate) const MEMBERS: Table = Table { name: c"members", index: c"members_pkey" };
-/// (tenant_id, name, permissions, …)
+/// (tenant_id, name, permissions, ...)
 pub(crate) const ROLES: Table = Table { name: c"roles", index: c"roles_pkey" };
-/// (name, management, roles, …)
+/// (name, management, roles, ...)
 pub(crate) const PERMISSIONS: Table = Table { name: c"permissions", index: c"permissions_pkey" };
-/// (id, email, default_tenant_id, …)
+/// (id, email, default_tenant_id, ...)
 pub(crate) const USERS: Table = Table { name: c"app_users", index: c"app_users_pkey" };
 
-/// (id, hash, user_id, tenant_id, operator, permissions, expires_at, …)
+/// (id, hash, user_id, tenant_id, operator, permissions, expires_at, ...)
 pub(crate) const API_KEYS: Table = Table { name: c"stored_api_keys", index: c"stored_api_keys_pkey" };
-/// (key_id, …)
+/// (key_id, ...)
 pub(crate) const REVOKED_API_KEYS: Table = Table { name: c"revoked_api_keys", index: c"revoked_api_keys_key_id_idx" };
-/// (kid, algorithm, key, issuer, audience, single_use, retired_at, …)
+/// (kid, algorithm, key, issuer, audience, single_use, retired_at, ...)
 pub(crate) const SIGNING_KEYS: Table = Table { name: c"signing_keys", index: c"signing_keys_pkey" };
-/// (role_name, role, user_id, …)
+/// (role_name, role, user_id, ...)
 pub(crate) const BOUND_ROLES: Table = Table { name: c"bound_roles", index: c"bound_roles_pkey" };
 
 /// The tables that an answer can rest on.
@@ -51,26 +51,55 @@ impl Row {
     /// The value of a column, None when null.
     pub(crate) fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
         let mut null = false;
-        // SAFETY: the scan holds the tuple and its relation; the column is one of the table's, of the type asked for.
+        // SAFETY: the scan holds the tuple and its relation, which is the extension's own (see `relation`), so that the column,
+        // if it is there in this version of the extension, is of the type asked for.
         unsafe {
+            if column > (*self.description).natts {
+                return None;
+            }
             let datum = pg_sys::heap_getattr(self.tuple, column, self.description, &mut null);
             T::from_datum(datum, null)
         }
     }
 }
 
-/// The schema's object id.
+/// The schema's object id. One that does not belong to a superuser is not ours: in a database without the extension anybody
+/// may make a schema of that name, with tables of those names.
 pub(super) fn schema() -> Result<pg_sys::Oid, Error> {
-    // SAFETY: a syscache look-up, in a transaction.
-    match unsafe { pg_sys::get_namespace_oid(c"amp".as_ptr(), true) } {
-        pg_sys::InvalidOid => Err(not_installed()),
-        schema => Ok(schema),
+    // SAFETY: syscache look-ups, in a transaction; the tuple of this cache is a row of pg_namespace.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"amp".as_ptr(), true);
+        let owner = cached(pg_sys::SysCacheIdentifier::NAMESPACEOID, schema, |tuple| {
+            (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_namespace>(tuple)).nspowner
+        });
+        if owner.is_some_and(|owner| pg_sys::superuser_arg(owner)) { Ok(schema) } else { Err(not_installed()) }
     }
 }
 
-/// True where the extension is installed.
+/// Reads the row of a catalog by its object id.
+///
+/// # Safety
+/// In a transaction, of a cache that is keyed by object id; `read` takes the tuple for one of that catalog.
+unsafe fn cached<T>(
+    cache: pg_sys::SysCacheIdentifier::Type,
+    oid: pg_sys::Oid,
+    read: impl FnOnce(pg_sys::HeapTuple) -> T,
+) -> Option<T> {
+    // SAFETY: by the contract above.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(cache as _, oid.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let value = read(tuple);
+        pg_sys::ReleaseSysCache(tuple);
+        Some(value)
+    }
+}
+
+/// True where the extension is installed, with its audit log.
 pub(crate) fn is_installed() -> bool {
-    watched().is_ok()
+    schema().and_then(|schema| relation(schema, c"audit_log")).is_ok() && watched().is_ok()
 }
 
 /// The object ids of the tables that an answer can rest on, whose changes a backend has to hear of.
@@ -83,11 +112,15 @@ pub(super) fn watched() -> Result<Watched, Error> {
     Ok(tables)
 }
 
+/// A table or index of the schema; as with the schema, only a superuser's is ours.
 fn relation(schema: pg_sys::Oid, name: &CStr) -> Result<pg_sys::Oid, Error> {
-    // SAFETY: a syscache look-up, in a transaction.
-    match unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) } {
-        pg_sys::InvalidOid => Err(not_installed()),
-        relation => Ok(relation),
+    // SAFETY: syscache look-ups, in a transaction; the tuple of this cache is a row of pg_class.
+    unsafe {
+        let relation = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        let owner = cached(pg_sys::SysCacheIdentifier::RELOID, relation, |tuple| {
+            (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_class>(tuple)).relowner
+        });
+        if owner.is_some_and(|owner| pg_sys::superuser_arg(owner)) { Ok(relation) } else { Err(not_installed()) }
     }
 }
 

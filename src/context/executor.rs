@@ -64,7 +64,8 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc) {
         if (*(*query).plannedstmt).parallelModeNeeded && !parallel::is_worker() && !pg_sys::IsInParallelMode() {
             error::guarded(|| {
                 let current = if resolve::has_tenant().unwrap_or(false) { resolve::current().ok() } else { None };
-                parallel::publish(current.as_deref());
+                let user = if current.is_none() { resolve::user().ok().flatten() } else { None };
+                parallel::publish(current.as_deref(), user);
                 Ok(())
             });
         }

@@ -97,7 +97,7 @@ impl Key {
 fn wrong_key(tenant: id::Id, key: &str) -> Error {
     Error::new(Code::InvalidKey, format!("tenant \"{}\" is not the canonical text of a {key}", tenant.as_str()))
         .detail(format!("A table of this query is keyed by {key}: only tenants whose id is one can have rows in it."))
-        .hint(format!("Create the tenant with an id of that form: amp.create_tenant(…, id => '<{key}>')."))
+        .hint(format!("Create the tenant with an id of that form: amp.create_tenant(..., id => '<{key}>')."))
 }
 
 raw_function! {
@@ -248,7 +248,7 @@ unsafe fn ask_tenant(fcinfo: FunctionCallInfo, key: Key) -> Option<Datum> {
             (Key::Text, Some(_), Some(_)) => None,
             _ => guarded(|| {
                 let current = resolve::current()?;
-                match String::from_datum(permission.value, permission.isnull) {
+                match short_text(permission) {
                     Some(permission) if current.verdict.held.contains(permission.as_bytes()) => {
                         if asks_a_constant((*fcinfo).flinfo) {
                             resolve::note_read(permission.as_bytes());
@@ -358,6 +358,20 @@ unsafe fn remember(fcinfo: FunctionCallInfo, answer: Remembered) {
     }
 }
 
+/// A text that can be a permission's name; None for null, and for one too long to be unpacked for nothing.
+///
+/// # Safety
+/// `text` is an argument of type text.
+unsafe fn short_text(text: pg_sys::NullableDatum) -> Option<String> {
+    // SAFETY: by the contract above; as bytes, for in a database of another encoding they may be any.
+    unsafe {
+        if text.isnull || pg_sys::toast_raw_datum_size(text.value) > 1024 {
+            return None;
+        }
+        String::from_utf8(<&[u8]>::from_datum(text.value, false)?.to_vec()).ok()
+    }
+}
+
 /// Answers, and remembers a yes: a no is rare. With `required`, a no is the error TN004.
 ///
 /// # Safety
@@ -369,7 +383,10 @@ unsafe fn ask_permission(fcinfo: FunctionCallInfo, required: bool) -> Datum {
     unsafe {
         let generation = transaction::generation();
         let granted = guarded(|| {
-            let permission = <&str>::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
+            let permission = short_text((*fcinfo).args.as_slice(1)[0]).ok_or_else(|| {
+                Error::new(Code::UndefinedObject, "no permission has a name like that").hint("See amp.permissions.")
+            })?;
+            let permission = permission.as_str();
             let current = resolve::current()?;
             let granted = current.verdict.held.contains(permission.as_bytes());
             if !granted && !permissions::is_registered(permission)? {
@@ -442,14 +459,34 @@ raw_function! {
     }
 }
 
-/// The role that said `mark_caller()` last, in the transaction of that number; taken by the first who asks.
-static CALLER: Local<Cell<Option<(u64, pg_sys::Oid)>>> = Local::new(Cell::new(None));
+/// The role that said `mark_caller()` last, in the client's statement of that time; taken by the first who asks.
+static CALLER: Local<Cell<Option<(pg_sys::TimestampTz, pg_sys::Oid)>>> = Local::new(Cell::new(None));
+
+/// Takes the mark, if this statement made it.
+fn take_caller() -> Option<pg_sys::Oid> {
+    // SAFETY: reads a variable of the backend.
+    let now = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    CALLER.take().filter(|(made, _)| *made == now).map(|(_, role)| role)
+}
+
+/// True while a statement of the client's runs, and not what a commit or a cursor sets off: a stranger's function could leave a
+/// deferred trigger or a cursor behind, whose code would then run with the rights of the session.
+fn in_plain_statement() -> bool {
+    // SAFETY: reads variables of the backend; the portal is the one that runs now.
+    unsafe {
+        let portal = pg_sys::ActivePortal.as_ref();
+        portal.is_some_and(|portal| {
+            let declared = portal.visible && *portal.name != 0;
+            !declared && portal.cursorOptions & pg_sys::CURSOR_OPT_HOLD as i32 == 0
+        })
+    }
+}
 
 raw_function! {
     /// `amp.mark_caller() → void`: notes whose rights the next registry function is to look at: the effective role's.
     amp_mark_caller, pg_finfo_amp_mark_caller, |_fcinfo| {
         // SAFETY: reads a variable of the backend.
-        CALLER.set(Some((transaction::serial(), unsafe { pg_sys::GetUserId() })));
+        CALLER.set(Some(unsafe { (pg_sys::GetCurrentStatementStartTimestamp(), pg_sys::GetUserId()) }));
         Datum::null()
     }
 }
@@ -459,14 +496,29 @@ raw_function! {
     /// operator may where its own rights, or those of a role that it chose, are in force; a credential, only in what the session
     /// itself calls, not in a stranger's function that it happens to run.
     amp_called_by_operator, pg_finfo_amp_called_by_operator, |_fcinfo| {
-        let caller = CALLER.take().filter(|(serial, _)| *serial == transaction::serial());
+        // SAFETY: reads a variable of the backend: true in what PostgreSQL runs on the side, such as a stranger's index expression.
+        let aside = unsafe { pg_sys::InSecurityRestrictedOperation() };
+        let caller = take_caller().filter(|_| in_plain_statement() && !aside);
         // SAFETY: this frame owns nothing.
         unsafe {
             guarded(|| {
-                Ok(Datum::from(caller.is_some_and(|(_, role)| {
+                Ok(Datum::from(caller.is_some_and(|role| {
                     session::current().operator && session::is_operator(role)
                         || role == session::chosen_role() && identity::proves_operator()
                 })))
+            })
+        }
+    }
+}
+
+raw_function! {
+    /// `amp.only_tenant() → text`: the only tenant that the session's credential opens; null if it opens all of its user's.
+    amp_only_tenant, pg_finfo_amp_only_tenant, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe {
+            return_text(fcinfo, || {
+                let only = identity::current()?.and_then(|identity| identity.proof.tenant);
+                Ok(only.map(|tenant| tenant.as_str().to_owned()))
             })
         }
     }
@@ -483,9 +535,9 @@ raw_function! {
 raw_function! {
     /// `amp.caller() → oid`: who said `mark_caller()`; null if nobody did since it was asked last.
     amp_caller, pg_finfo_amp_caller, |fcinfo| {
-        let caller = CALLER.take().filter(|(serial, _)| *serial == transaction::serial());
+        let caller = take_caller();
         // SAFETY: fcinfo is the function manager's.
         unsafe { (*fcinfo).isnull = caller.is_none() };
-        caller.map_or(Datum::null(), |(_, role)| Datum::from(role))
+        caller.map_or(Datum::null(), Datum::from)
     }
 }

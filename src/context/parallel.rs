@@ -51,9 +51,15 @@ pub(super) fn carried() -> Option<Current> {
     decode(CARRIED.get()?.to_str().ok()?)
 }
 
-/// Makes `current` what this transaction's workers will answer; None for no context.
-pub(super) fn publish(current: Option<&Current>) {
-    let text = CString::new(current.map(encode).unwrap_or_default()).unwrap_or_default();
+/// The user that the leader acts as, in a worker, also where there is no tenant.
+pub(super) fn carried_user() -> Option<Id> {
+    Id::parse(CARRIED.get()?.to_str().ok()?.split('\n').nth(1)?.as_bytes())
+}
+
+/// Makes `current` what this transaction's workers will answer; without one, who the user is.
+pub(super) fn publish(current: Option<&Current>, user: Option<Id>) {
+    let user_alone = || user.map(|user| format!("\n{}", user.as_str())).unwrap_or_default();
+    let text = CString::new(current.map_or_else(user_alone, encode)).unwrap_or_default();
     if CARRIED.get().unwrap_or_default() == text {
         return;
     }
@@ -156,6 +162,7 @@ mod tests {
     #[test]
     fn nothing_published_is_no_context() {
         assert!(decode("").is_none());
+        assert!(decode("\nuser_1").is_none());
         assert!(decode("not an id!\n\n").is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! The policies come before what a statement asks.
 //!
 //! PostgreSQL evaluates a cheap "leakproof" condition of the statement before the policies, and takes a condition for leakproof
-//! as soon as no leaky function *in it* is given a column: `CASE WHEN iban = 'DE99' THEN (SELECT 1/0) …` raises its error for
+//! as soon as no leaky function *in it* is given a column: `CASE WHEN iban = 'DE99' THEN (SELECT 1/0) ...` raises its error for
 //! rows that the policy would have hidden, and so tells that they exist. Here, once the access paths of a table under policies are
 //! known (indexes may use such conditions as before), its conditions are no longer taken for leakproof: every filter then asks
 //! the policies first.

@@ -74,8 +74,7 @@ pub(super) fn init() {
 /// A relation, or all of them, may have changed. Runs during invalidation: it must not fail, and calls nothing of PostgreSQL.
 unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == pg_sys::InvalidOid || WATCHED.get().is_some_and(|watched| watched.contains(&relation)) {
-        EPOCH.set(EPOCH.get() + 1);
-        transaction::advance();
+        begin_epoch();
     }
 }
 
@@ -119,6 +118,12 @@ pub(super) fn check_reads() -> Result<(), Error> {
 /// Grows whenever a table behind the verdicts changes: what was read in another epoch is to be read again.
 pub(crate) fn epoch() -> u64 {
     EPOCH.get()
+}
+
+/// Makes everything that was read stale. Must not fail, for callbacks.
+pub(super) fn begin_epoch() {
+    EPOCH.set(EPOCH.get() + 1);
+    transaction::advance();
 }
 
 /// From now on this transaction keeps no verdict beyond its end.
@@ -177,6 +182,9 @@ fn decide() -> Result<Rc<Current>, Error> {
     let claimed = settings::tenant();
     let tenant = match (claimed, &proved) {
         (Claimed::Id(tenant), _) => tenant,
+        _ if transaction::locked().is_some() && proved.as_ref().is_none_or(|proved| proved.proof.start.is_none()) => {
+            return Err(locked()); // RESET amp.tenant_id
+        }
         (_, Some(proved)) => proved.proof.start.ok_or_else(|| no_context(claimed))?,
         (_, None) => return Err(no_context(claimed)),
     };
@@ -199,7 +207,7 @@ fn decide() -> Result<Rc<Current>, Error> {
     if user.is_none() && settings::require_user() {
         return Err(Error::new(Code::NotAMember, "no user is set for this session")
             .detail("amp.require_user is on: a service has to name the user it acts for.")
-            .hint("Run SET LOCAL amp.user_id = '…' in the transaction."));
+            .hint("Run SET LOCAL amp.user_id = '...' in the transaction."));
     }
     let capped_by = proved.as_ref().and_then(|proved| proved.capped_by());
     let expires = proved.as_ref().map_or(expiry::NEVER, |proved| proved.proof.expires);
@@ -220,8 +228,8 @@ fn decide() -> Result<Rc<Current>, Error> {
 
 /// Hears what other sessions have committed.
 pub(crate) fn listen() {
-    // SAFETY: in a transaction.
-    unsafe { AcceptInvalidationMessages() };
+    // SAFETY: in a transaction; an error of PostgreSQL becomes a panic here, for the frames above own things.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| AcceptInvalidationMessages()) };
 }
 
 /// Decides `SET amp.tenant_id` at the moment it is made. Errors: as [`current`], without the pin, which is checked at use.
@@ -249,10 +257,13 @@ pub(super) fn check_user(user: Id) -> Result<(), Error> {
     let decided = (|| {
         listen();
         if proved()?.is_some() {
-            return Err(Error::new(Code::ContextPinned, "a credential says who the user is: amp.user_id cannot be set")
-                .hint("Pass another credential to amp.authenticate(), or give this one up: end the transaction, or RESET ALL."));
+            return Err(Error::new(Code::ContextPinned, "this session has proved who its user is: amp.user_id cannot be set")
+                .hint("Pass another credential to amp.authenticate(), or give this one up: end the transaction, or RESET ALL. A bound role is its user."));
         }
         admit(session::current())?;
+        if transaction::locked().is_some_and(|(_, locked)| locked != Some(user)) {
+            return Err(locked());
+        }
         match settings::tenant().id() {
             Some(tenant) => {
                 check_lock(tenant, Some(user))?;
@@ -343,9 +354,10 @@ fn proved_start() -> Result<Option<Id>, Error> {
 /// Errors: TN003 the user is unknown, or the session may not choose; with a tenant, as [`current`]; TN007.
 pub(super) fn user() -> Result<Option<Id>, Error> {
     if parallel::is_worker() {
-        return Ok(parallel::carried().and_then(|current| current.user));
+        return Ok(parallel::carried_user());
     }
-    if settings::tenant().id().is_some() {
+    // A locked context is a tenant and a user: where the tenant was given up, there is no user either.
+    if settings::tenant().id().is_some() || transaction::locked().is_some() {
         return Ok(current()?.user);
     }
     if !session::current().bypasses
@@ -420,13 +432,13 @@ fn no_context(claimed: Claimed) -> Error {
     match claimed {
         Claimed::Expired => error
             .detail("amp.context_scope is \"transaction\", and amp.tenant_id was set by an earlier transaction, or before the library was loaded.")
-            .hint("Set it in the transaction that uses it: BEGIN; SET LOCAL amp.tenant_id = '…'; …; COMMIT. Add amp_tenancy to shared_preload_libraries."),
+            .hint("Set it in the transaction that uses it: BEGIN; SET LOCAL amp.tenant_id = '...'; ...; COMMIT. Add amp_tenancy to shared_preload_libraries."),
         _ => error.hint(match session::current() {
-            session if session.trusted() => "Run SET amp.tenant_id = '…' as a service role, or SET LOCAL inside a transaction.",
+            session if session.trusted() => "Run SET amp.tenant_id = '...' as a service role, or SET LOCAL inside a transaction.",
             session if session.operator && !session.service => {
                 "An operator acts for no tenant: name one in the function's tenant_id, or connect as a service role."
             }
-            _ => "Pass a credential to amp.authenticate(); a user of several tenants then runs SET amp.tenant_id = '…'.",
+            _ => "Pass a credential to amp.authenticate(); a user of several tenants then runs SET amp.tenant_id = '...'.",
         }),
     }
 }

@@ -70,6 +70,9 @@ pub(super) fn init() {
         | GucFlags::DISALLOW_IN_AUTO_FILE
         | GucFlags::NO_SHOW_ALL;
     DEFINING.set(true);
+    // SAFETY: from _PG_init.
+    let late = unsafe { !pg_sys::process_shared_preload_libraries_in_progress && !pg_sys::InitializingParallelWorker };
+    let claimed = RULES.map(|(name, _)| late && is_set(name));
     // SAFETY: from _PG_init; hooks and statics stay loaded with the library.
     unsafe {
         GucRegistry::define_enum_guc_with_hooks(
@@ -128,7 +131,36 @@ pub(super) fn init() {
             None,
         );
     }
+    for ((name, strict), claimed) in RULES.into_iter().zip(claimed) {
+        if claimed {
+            strengthen(name, strict);
+        }
+    }
     DEFINING.set(false);
+}
+
+/// The superuser's rules for services, and the stricter value of each.
+const RULES: [(&CStr, &CStr); 3] =
+    [(c"amp.context_scope", c"transaction"), (c"amp.require_user", c"on"), (c"amp.require_token", c"on")];
+
+/// True if there is a value of that name, whoever set it.
+fn is_set(name: &CStr) -> bool {
+    // SAFETY: a NUL-terminated name; null where nobody knows it.
+    unsafe { !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null() }
+}
+
+/// A rule that was set before the library was loaded, and whose value is the weaker one now: a client's connection option may have
+/// hidden the one that a superuser gave the role, and was then refused itself. Nobody can tell any more, so the rule holds.
+fn strengthen(name: &CStr, strict: &CStr) {
+    // SAFETY: settings of this library, with values that they take.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            strict.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
 }
 
 /// From here on nobody can create a setting under this prefix: the last step of `_PG_init`, after all of ours.
@@ -270,7 +302,7 @@ fn accept(
     if source != pg_sys::GucSource::PGC_S_SESSION {
         return Err(Error::new(Code::ContextPinned, format!("{setting} can be set by SQL in the session only"))
             .detail("It is refused from a configuration file, ALTER SYSTEM, a database, a role, a function, the environment and connection options.")
-            .hint(format!("Run SET {setting} = '…' or SET LOCAL {setting} = '…' after connecting.")));
+            .hint(format!("Run SET {setting} = '...' or SET LOCAL {setting} = '...' after connecting.")));
     }
     // SAFETY: reads the state of the transaction.
     if unsafe { pg_sys::IsTransactionState() } {

@@ -15,6 +15,7 @@ use crate::id::Id;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
+use std::time::Duration;
 
 /// When a refusal is answered, in microseconds from the start of the call.
 const ANSWER_AFTER: i64 = 20_000;
@@ -117,28 +118,15 @@ fn refused(refusal: &Refusal) -> Error {
         Refusal::Invalid(why) => Error::new(Code::NotAMember, "the credential was not accepted").log_detail(*why),
         Refusal::Failed(error) => error.clone(),
     }
-    .hint("Pass an API key (amp_sk_…) or a signed token that is valid now. The server's log says why one was refused.")
+    .hint(
+        "Pass an API key (amp_sk_...) or a signed token that is valid now. The server's log says why one was refused.",
+    )
 }
 
-/// Waits, and can be cancelled.
+/// Waits, not to be cancelled: a cancelled statement is logged, and the credential with it.
 fn wait_until(time: i64) {
-    loop {
-        let left = time - expiry::now();
-        if left <= 0 {
-            return;
-        }
-        // SAFETY: on the backend's thread; both may raise, as a panic of pgrx.
-        unsafe {
-            pg_sys::WaitLatch(
-                pg_sys::MyLatch,
-                (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
-                left / 1000 + 1,
-                pg_sys::PG_WAIT_EXTENSION,
-            );
-            pg_sys::ResetLatch(pg_sys::MyLatch);
-        }
-        pgrx::check_for_interrupts!();
-    }
+    let left = time - expiry::now();
+    std::thread::sleep(Duration::from_micros(left.clamp(0, ANSWER_AFTER) as u64));
 }
 
 fn describe(proof: &Proof) -> serde_json::Value {

@@ -1,6 +1,6 @@
 //! The claims of a token, and what makes them acceptable once its signature has been verified. Pure.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// The claims that count (RFC 7519), and `tid`. Every other claim is the application's own. A claim of another type, or given
 /// twice, makes the token malformed.
@@ -8,18 +8,29 @@ use serde::Deserialize;
 pub(super) struct Claims {
     /// The user's id.
     pub(super) sub: String,
-    /// The tenant's id: the only one that this token opens.
+    /// The tenant's id: the only one that this token opens. Null is not "any": it is an issuer's mistake.
+    #[serde(default, deserialize_with = "not_null")]
     pub(super) tid: Option<String>,
     /// When it ends, in seconds since 1970.
     pub(super) exp: f64,
     /// Before when it is not valid.
+    #[serde(default, deserialize_with = "not_null")]
     nbf: Option<f64>,
     /// When it was issued.
+    #[serde(default, deserialize_with = "not_null")]
     pub(super) iat: Option<f64>,
     /// The token's own id.
+    #[serde(default, deserialize_with = "not_null")]
     pub(super) jti: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
     iss: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
     aud: Option<Audience>,
+}
+
+/// A claim that may be absent, but not null.
+fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(claim: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(claim).map(Some)
 }
 
 #[derive(Deserialize, Debug)]
@@ -175,6 +186,8 @@ mod tests {
             r#"{"sub": "u", "exp": 1900000000, "exp": 1900000001}"#,
             r#"{"sub": "u", "exp": 1900000000, "tid": 7}"#,
             r#"{"sub": "u", "exp": 1900000000, "nbf": "0"}"#,
+            r#"{"sub": "u", "exp": 1900000000, "tid": null}"#,
+            r#"{"sub": "u", "exp": 1900000000, "aud": null}"#,
             r#"{"sub": "u", "exp": 1e999}"#,
             r#"[]"#,
             r#"null"#,

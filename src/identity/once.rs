@@ -90,6 +90,8 @@ pub(super) fn consume(kid: &Name, jti: &Name, issued: i64, expires: i64) -> Resu
         return Err(Refusal::Invalid("tokens for a single use are taken by the primary only"));
     }
     let mut hash = Sha256::new();
+    // SAFETY: reads a variable of the backend. A kid is one database's.
+    hash.update(u32::from(unsafe { pg_sys::MyDatabaseId }).to_be_bytes());
     // The key's name cannot hold a line break, so the two parts cannot be divided otherwise.
     hash.update(kid.as_bytes());
     hash.update(b"\n");

@@ -14,6 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// How far an issuer's clock may differ from ours, in seconds.
 static LEEWAY: GucSetting<i32> = GucSetting::<i32>::new(10);
 
+/// The most that a superuser can allow.
+const MAX_LEEWAY: i32 = 300;
+
 pub(super) fn init() {
     GucRegistry::define_int_guc(
         c"amp.token_leeway",
@@ -21,7 +24,7 @@ pub(super) fn init() {
         c"Counts for a token's exp, nbf and iat.",
         &LEEWAY,
         0,
-        300,
+        MAX_LEEWAY,
         GucContext::Suset,
         GucFlags::UNIT_S,
     );
@@ -65,7 +68,8 @@ pub(super) fn verify(token: &Token) -> Result<Identity, Refusal> {
     if key.rules.single_use
         && let (Some(jti), Some(iat)) = (&jti, claims.iat)
     {
-        once::consume(&kid, jti, microseconds(iat - leeway), expires)?;
+        // Remembered as long as any session could still accept it, whatever its leeway.
+        once::consume(&kid, jti, microseconds(iat - leeway), microseconds(claims.exp + f64::from(MAX_LEEWAY)))?;
     }
     let proof = Proof { by: By::Token, credential: kid, token: jti, user: Some(user), tenant, start, expires };
     Ok(Identity { proof, cap: None })

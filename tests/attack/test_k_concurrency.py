@@ -35,10 +35,11 @@ def start(call):
     return finish
 
 
-def wait_until_blocked(database):
+def wait_until_blocked(database, sessions=1):
     with database.connect() as admin:
         for _ in range(200):
-            if admin.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").fetchone()[0]:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            if admin.execute(waiting).fetchone()[0] >= sessions:
                 return
             time.sleep(0.02)
     raise AssertionError("nobody waits")

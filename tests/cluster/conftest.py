@@ -1,0 +1,5 @@
+import sys
+
+from harness import ROOT
+
+sys.path.append(str(ROOT / "tests/attack"))  # credentials.py
