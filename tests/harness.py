@@ -39,7 +39,7 @@ class Cluster:
         self.dir = tempfile.mkdtemp(prefix="amp.", dir=PLACE)
         os.chmod(self.dir, 0o755)
         self.host, self.log = f"{self.dir}/socket", f"{self.dir}/log"
-        self.numbers = count(1)
+        self.numbers, self.port = count(1), settings.get("port", 5432)
         lines = [f"{key}={value}" for key, value in settings.items()]
         try:
             if primary:
@@ -54,7 +54,8 @@ class Cluster:
             raise
 
     def connect(self, dbname="postgres", user="postgres", autocommit=True, **kw):
-        return psycopg.connect(host=self.host, dbname=dbname, user=user, autocommit=autocommit, **kw)
+        to = {"host": self.host, "port": self.port, **kw}
+        return psycopg.connect(dbname=dbname, user=user, autocommit=autocommit, **to)
 
     def database(self, extension=True):
         """A new database; with the extension its roles are in their groups."""
