@@ -465,7 +465,7 @@ def test_B10_reset_role(amp, proved, new_role):
     """Under amp the proof says who it is: no role that the session takes or gives up does."""
     other = new_role("NOLOGIN IN ROLE amp_service")
     with amp.connect() as admin:
-        admin.execute(f"GRANT {other} TO {proved.role}; GRANT SELECT ON orders TO {other}; ALTER ROLE {proved.role} NOINHERIT")
+        admin.execute(f"ALTER ROLE {proved.role} NOINHERIT; GRANT {other} TO {proved.role}; GRANT SELECT ON orders TO {other}")
     try:
         with proved.open() as session:
             for change in f"SET ROLE {other}", "RESET ROLE", "SET ROLE NONE":

@@ -158,6 +158,7 @@ def check_isolation(db):
         assert (ant["is_default"], bee["is_default"]) == (True, False)
         service.execute("SET LOCAL amp.tenant_id = 'ant'")
         assert service.execute("SELECT amp.has_permission('invoices.view')").fetchone() == (True,)
+        service.execute("SET LOCAL amp.user_id = ''")  # a user who is no member would be told just that
         for tenant in ("dog", "elk", "fox"):
             with raises("TN002"), service.transaction():
                 service.execute(f"SET LOCAL amp.tenant_id = '{tenant}'")
