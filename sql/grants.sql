@@ -32,6 +32,12 @@ GRANT EXECUTE ON FUNCTION
     amp.revoke_api_key(text), amp.revoke_api_key_for_caller(text)
     TO PUBLIC;
 
+-- A tenant's document and configuration.
+GRANT EXECUTE ON FUNCTION
+    amp.tenant(text), amp.tenant_document_for_caller(text), amp.update_config(jsonb, text), amp.change_config_for_caller(jsonb, text),
+    amp.providers(text), amp.own_config(), amp.providers_of(jsonb, text)
+    TO PUBLIC;
+
 -- Usage of one's own tenant.
 GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text),
     amp.usage_document_for_caller(text, text) TO PUBLIC;

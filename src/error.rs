@@ -24,6 +24,8 @@ pub(crate) enum Code {
     ProofExpired,
     /// TN009: this session bypasses row security.
     BypassesRowSecurity,
+    /// TN010: an invalid document.
+    InvalidDocument,
     /// 22023: a malformed value.
     InvalidValue,
     /// 22P02: the tenant's id is no key of this type.
@@ -45,6 +47,7 @@ impl Code {
             Code::ContextPinned => b"TN006",
             Code::ProofExpired => b"TN007",
             Code::BypassesRowSecurity => b"TN009",
+            Code::InvalidDocument => b"TN010",
             Code::InvalidValue => b"22023",
             Code::InvalidKey => b"22P02",
             Code::UndefinedObject => b"42704",

@@ -41,7 +41,8 @@ extension_sql_file!("../sql/identity/tables.sql", name = "identity_tables", requ
 extension_sql_file!("../sql/identity/authenticate.sql", name = "authenticate", requires = ["identity_tables"]);
 extension_sql_file!("../sql/tenants/permissions.sql", name = "permissions", requires = ["authenticate"]);
 extension_sql_file!("../sql/tenants/tenants.sql", name = "tenants", requires = ["permissions"]);
-extension_sql_file!("../sql/tenants/users.sql", name = "users", requires = ["tenants"]);
+extension_sql_file!("../sql/tenants/config.sql", name = "config", requires = ["tenants"]);
+extension_sql_file!("../sql/tenants/users.sql", name = "users", requires = ["config"]);
 extension_sql_file!("../sql/identity/api_keys.sql", name = "api_keys", requires = ["users"]);
 extension_sql_file!("../sql/identity/signing_keys.sql", name = "signing_keys", requires = ["api_keys"]);
 extension_sql_file!("../sql/identity/bound_roles.sql", name = "bound_roles", requires = ["signing_keys"]);

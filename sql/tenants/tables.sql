@@ -7,13 +7,19 @@ CREATE TABLE amp.tenants (
     status text COLLATE "C" NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'deleted')),
     name text NOT NULL,
     slug text COLLATE "C" NOT NULL,
-    config jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(config) = 'object'),
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 -- A deleted tenant's row stays, so that its id is never given again; its slug is free.
 CREATE UNIQUE INDEX tenants_slug_key ON amp.tenants (slug) WHERE status <> 'deleted';
 COMMENT ON TABLE amp.tenants IS 'Isolated organisations. A session sees its own tenant''s row; an operator sees all.';
+
+CREATE TABLE amp.tenant_configs (
+    tenant_id text COLLATE "C" CONSTRAINT tenant_configs_pkey PRIMARY KEY,
+    config jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(config) = 'object'),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE amp.tenant_configs IS 'Tenants'' configuration. A session sees its own tenant''s; an operator sees all.';
 
 CREATE TABLE amp.tenant_locks (
     tenant_id text COLLATE "C" CONSTRAINT tenant_locks_pkey PRIMARY KEY,
@@ -104,6 +110,9 @@ ALTER TABLE amp.permissions ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS 
 ALTER TABLE amp.tenants ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON amp.tenants FOR SELECT USING (id = amp.tenant_id());
 CREATE POLICY operator ON amp.tenants FOR SELECT TO amp_operator USING (true);
+ALTER TABLE amp.tenant_configs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.tenant_configs FOR SELECT USING (tenant_id = amp.tenant_id());
+CREATE POLICY operator ON amp.tenant_configs FOR SELECT TO amp_operator USING (true);
 ALTER TABLE amp.members ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON amp.members FOR SELECT USING (tenant_id = amp.tenant_id());
 CREATE POLICY operator ON amp.members FOR SELECT TO amp_operator USING (true);
@@ -120,12 +129,13 @@ ALTER TABLE amp.permissions ENABLE ROW LEVEL SECURITY;
 CREATE POLICY everybody ON amp.permissions FOR SELECT USING (true);
 ALTER TABLE amp.tenant_locks ENABLE ROW LEVEL SECURITY;
 
-GRANT SELECT ON amp.tenants, amp.members, amp.roles, amp.permissions TO PUBLIC;
+GRANT SELECT ON amp.tenants, amp.tenant_configs, amp.members, amp.roles, amp.permissions TO PUBLIC;
 -- Not default_tenant_id, which may name a tenant that the reader has nothing to do with; and not created_at, which would tell
 -- whether somebody just invited was on the platform before.
 GRANT SELECT (id, email) ON amp.app_users TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('amp.tenants', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.tenant_configs', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.app_users', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.members', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.roles', '');

@@ -7,13 +7,22 @@ $$;
 COMMENT ON FUNCTION amp.utc(timestamptz) IS 'Internal: a time as documents show it, ISO 8601 in UTC, whole seconds.';
 
 CREATE FUNCTION amp.tenant_document(tenant_id text) RETURNS jsonb
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT jsonb_build_object(
-        'id', t.id, 'name', t.name, 'slug', t.slug, 'status', t.status, 'config', t.config,
-        'created_at', amp.utc(t.created_at), 'updated_at', amp.utc(t.updated_at))
-    FROM amp.tenants t WHERE t.id = tenant_document.tenant_id
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    month jsonb := amp.usage_document(tenant_id, NULL) -> 'usage';
+BEGIN
+    RETURN (
+        SELECT jsonb_build_object(
+            'id', t.id, 'name', t.name, 'slug', t.slug, 'status', t.status, 'config', coalesce(c.config, '{}'),
+            'usage', jsonb_build_object('current_month', jsonb_build_object(
+                'missions_created', month -> 'missions_created', 'content_generated', month -> 'content_generated',
+                'api_calls', month -> 'api_calls', 'cost_cents', month -> 'cost_cents')),
+            'created_at', amp.utc(t.created_at), 'updated_at', amp.utc(greatest(t.updated_at, c.updated_at)))
+        FROM amp.tenants t LEFT JOIN amp.tenant_configs c ON c.tenant_id = t.id
+        WHERE t.id = tenant_document.tenant_id);
+END
 $$;
-COMMENT ON FUNCTION amp.tenant_document(text) IS 'Internal: a tenant as a document: id, name, slug, status, config, created_at, updated_at.';
+COMMENT ON FUNCTION amp.tenant_document(text) IS 'Internal: the work of tenant().';
 
 CREATE FUNCTION amp.add_tenant(name text, slug text, config jsonb, id text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -35,12 +44,17 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'TN010', MESSAGE = 'config has to be a JSON object',
             DETAIL = format('Given: %s.', coalesce(jsonb_typeof(config), 'NULL')), HINT = 'Pass config => ''{}'' for none.';
     END IF;
+    IF slug IN ('account', 'accounts', 'admin', 'amp', 'api', 'app', 'auth', 'billing', 'brand', 'help', 'internal', 'login', 'logout',
+                'operator', 'public', 'root', 'settings', 'status', 'support', 'system', 'tenant', 'tenants', 'user', 'users', 'www') THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('slug "%s" is reserved', slug),
+            HINT = 'Choose one that names the tenant, such as acme-corp.';
+    END IF;
     IF tenant !~ '^[A-Za-z0-9_-]{1,64}$' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid tenant id %L', left(tenant, 64)),
             HINT = 'Use 1 to 64 characters of A-Z, a-z, 0-9, _ and -, or leave it out for a new one.';
     END IF;
-    INSERT INTO amp.tenants (id, name, slug, config)
-    VALUES (tenant, btrim(add_tenant.name), add_tenant.slug, add_tenant.config)
+    INSERT INTO amp.tenants (id, name, slug)
+    VALUES (tenant, btrim(add_tenant.name), add_tenant.slug)
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         SELECT CASE WHEN EXISTS (SELECT FROM amp.tenants t WHERE t.id = tenant) THEN format('id "%s"', tenant)
@@ -48,6 +62,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('a tenant with %s exists or existed', taken),
             HINT = 'Choose another one; ids are never given twice.';
     END IF;
+    -- A patch of nothing: without the members that it has none of yet, and checked as any other.
+    INSERT INTO amp.tenant_configs (tenant_id, config)
+    VALUES (tenant, amp.patched_config(tenant, '{}', add_tenant.config) -> 'config');
     PERFORM amp.log_change('tenant.created', tenant, jsonb_build_object('name', btrim(add_tenant.name), 'slug', add_tenant.slug));
     RETURN amp.tenant_document(tenant);
 END
@@ -62,7 +79,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.create_tenant(text, text, jsonb, text) IS
-'Operator: creates an active tenant and returns its document. The id is tnt_ and 16 base62 characters unless an existing one is given. Errors: TN004, 22023 bad name, slug or id, TN010 config is no object, 23505 slug or id taken.';
+'Operator: creates an active tenant and returns its document. The id is tnt_ and 16 base62 characters unless an existing one is given. Errors: TN004, 22023 bad name, slug or id, TN010 what is wrong in config where, 23505 slug or id taken.';
 
 CREATE FUNCTION amp.set_tenant_status(tenant_id text, status text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

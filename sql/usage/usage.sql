@@ -99,7 +99,7 @@ BEGIN
     FROM (SELECT c.metric, sum(c.amount) AS total FROM amp.usage_counters c
           WHERE c.tenant_id = tenant AND c.day >= first_day AND c.day < (first_day + interval '1 month')
           GROUP BY c.metric) s;
-    SELECT t.config #> '{cost_limits,monthly_limit_cents}' INTO monthly_limit FROM amp.tenants t WHERE t.id = tenant;
+    SELECT c.config #> '{cost_limits,monthly_limit_cents}' INTO monthly_limit FROM amp.tenant_configs c WHERE c.tenant_id = tenant;
     IF jsonb_typeof(monthly_limit) IS DISTINCT FROM 'number' OR monthly_limit::numeric <= 0 THEN
         monthly_limit := 'null';
     END IF;

@@ -1,0 +1,97 @@
+-- A tenant's configuration. What may be in it says src/tenants/config.rs. A table of its own: whoever keeps a change of it open does
+-- not hold the tenant's row, and so does not put off a suspension.
+
+CREATE FUNCTION amp.patched_config(tenant text, config jsonb, patch jsonb) RETURNS jsonb
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'amp_patched_config';
+COMMENT ON FUNCTION amp.patched_config(text, jsonb, jsonb) IS
+'Internal: what a merge patch makes of a configuration, checked whole: {"config", "changed": paths}. Errors: TN010 where it is wrong, 55000 a secret.';
+
+CREATE FUNCTION amp.providers_of(config jsonb, kind text) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_providers_of';
+COMMENT ON FUNCTION amp.providers_of(jsonb, text) IS 'Internal: the work of providers().';
+
+CREATE FUNCTION amp.change_config_for_caller(patch jsonb, tenant_id text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    operator boolean := amp.called_by_operator() AND tenant_id IS NOT NULL;
+    tenant text := CASE WHEN operator THEN tenant_id ELSE amp.own_tenant(tenant_id) END;
+    -- The body of a request: {"config": {...}}.
+    change jsonb := CASE WHEN patch = jsonb_build_object('config', patch -> 'config') AND jsonb_typeof(patch -> 'config') = 'object'
+                    THEN patch -> 'config' ELSE patch END;
+    section text;
+    present jsonb;
+    patched jsonb;
+BEGIN
+    IF change IS NULL OR jsonb_typeof(change) <> 'object' THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN010', MESSAGE = 'config is not valid',
+            DETAIL = format('Given: %s. Allowed: an object, a JSON merge patch (RFC 7396).', coalesce(jsonb_typeof(change), 'NULL')),
+            HINT = 'Pass {"cost_limits": {"monthly_limit_cents": 750000}}, for example.';
+    END IF;
+    IF operator THEN
+        PERFORM amp.assert_tenant(tenant);
+    ELSE
+        FOR section IN SELECT jsonb_object_keys(change) LOOP
+            PERFORM amp.require_permission(CASE section WHEN 'cost_limits' THEN 'billing.configure' ELSE 'integrations.manage' END);
+        END LOOP;
+    END IF;
+    -- The next one patches what this one made: none is lost. Under REPEATABLE READ it fails and is run again.
+    INSERT INTO amp.tenant_configs (tenant_id) VALUES (tenant) ON CONFLICT ON CONSTRAINT tenant_configs_pkey DO NOTHING;
+    SELECT c.config INTO present FROM amp.tenant_configs c WHERE c.tenant_id = tenant FOR UPDATE;
+    IF NOT operator THEN
+        -- Whom we waited for may have taken it away.
+        FOR section IN SELECT jsonb_object_keys(change) LOOP
+            PERFORM amp.require_permission(CASE section WHEN 'cost_limits' THEN 'billing.configure' ELSE 'integrations.manage' END);
+        END LOOP;
+    END IF;
+    patched := amp.patched_config(tenant, present, change);
+    IF patched -> 'changed' <> '[]' THEN
+        UPDATE amp.tenant_configs c SET config = patched -> 'config', updated_at = now() WHERE c.tenant_id = tenant;
+        PERFORM amp.log_change('config.changed', tenant, jsonb_build_object('paths', patched -> 'changed'));
+    END IF;
+    RETURN amp.tenant_document(tenant);
+END
+$$;
+COMMENT ON FUNCTION amp.change_config_for_caller(jsonb, text) IS 'The work of update_config(), by the rights of who called that.';
+
+CREATE FUNCTION amp.update_config(patch jsonb, tenant_id text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    RETURN amp.change_config_for_caller(patch, tenant_id);
+END
+$$;
+COMMENT ON FUNCTION amp.update_config(jsonb, text) IS
+'Changes the configuration of the session''s tenant (billing.configure for cost_limits, integrations.manage for the rest), or of any for an operator, by a JSON merge patch (RFC 7396), also in the form {"config": patch}. Checked whole; nothing is stored if anything is wrong. Returns the tenant''s document. Errors: TN001, TN002, TN003 another tenant, TN004, TN010 what is wrong where, 55000 a secret.';
+
+CREATE FUNCTION amp.tenant_document_for_caller(tenant_id text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF amp.called_by_operator() AND tenant_id IS NOT NULL THEN
+        PERFORM amp.assert_tenant(tenant_id);
+        RETURN amp.tenant_document(tenant_id);
+    END IF;
+    RETURN amp.tenant_document(amp.own_tenant(tenant_id));
+END
+$$;
+COMMENT ON FUNCTION amp.tenant_document_for_caller(text) IS 'tenant(), by the rights of who called that.';
+
+CREATE FUNCTION amp.tenant(tenant_id text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    RETURN amp.tenant_document_for_caller(tenant_id);
+END
+$$;
+COMMENT ON FUNCTION amp.tenant(text) IS
+'The document of the session''s tenant, or of any for an operator: {"id", "name", "slug", "status", "config", "usage": {"current_month": {"missions_created", "content_generated", "api_calls", "cost_cents"}}, "created_at", "updated_at"}; cents, UTC months, ISO 8601 times in UTC. Errors: TN001, TN002, TN003 another tenant.';
+
+CREATE FUNCTION amp.own_config() RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT c.config FROM amp.tenant_configs c WHERE c.tenant_id = amp.tenant_id() $$;
+COMMENT ON FUNCTION amp.own_config() IS 'Internal: the configuration of the session''s tenant.';
+
+CREATE FUNCTION amp.providers(kind text) RETURNS text[]
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT amp.providers_of(amp.own_config(), kind) $$;
+COMMENT ON FUNCTION amp.providers(text) IS
+'The providers to try for llm or image, in order: the preferred one, then the fall-backs unless fallback_enabled is false. Errors: as tenant_id(), 22023 another kind.';
