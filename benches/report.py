@@ -3,7 +3,9 @@
 import datetime
 import re
 
-from workload import HAND
+import credentials
+import growth
+from workload import AMP, HAND, SETTING
 
 BEGIN, END = "<!-- written by benches/run: begin -->", "<!-- written by benches/run: end -->"
 
@@ -17,8 +19,8 @@ def _table(head, rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _mark(ratio, target):
-    return "" if target is None else "pass" if ratio <= target else f"**miss** by {ratio - target:.3f}"
+def _mark(figure, target, digits=3):
+    return "" if target is None else "pass" if figure <= target else f"**miss** by {figure - target:.{digits}f}"
 
 
 def _cpu():
@@ -26,7 +28,27 @@ def _cpu():
         return re.search(r"model name\s*: (.*)", cpuinfo.read())[1]
 
 
-def tables(server, rows, variants, counted, timed, grown):
+def _growth(grown, cases):
+    return _table(["tenants", "tables"] + [case.title for case in cases],
+                  [[f"{number:,}" for number in size] + [_number(costs[case]) for case in cases] for size, costs in grown.items()])
+
+
+def proofs(calls, cpu, pooled, counted):
+    """What proving who one is costs, alone and in the pooled transaction."""
+    alone = _table(["`SELECT amp.authenticate($1)`", "instructions", "CPU, µs", "target, µs", ""],
+                   [[kind.title, _number(cost), f"{cpu[kind]:.1f}", f"{kind.target or ''}", _mark(cpu[kind], kind.target, 1)]
+                    for kind, cost in calls.items()])
+    ways = [(f"`SET LOCAL app.tenant`, {HAND.title}", HAND), (f"`SET LOCAL app.tenant`, {SETTING.title}", SETTING),
+            ("`SET LOCAL amp.tenant_id`", AMP), *((kind.title, kind) for kind in credentials.ALL if kind.pooled)]
+    costs = {statement: {**counted[statement], **pooled[statement]} for statement in pooled}
+    transactions = _table(["who it is for"] + [head for statement in pooled for head in (statement.title, "ratio")],
+                          [[title] + [cell for cost in costs.values() for cell in (_number(cost[way]), f"{cost[way] / cost[HAND]:.3f}")]
+                           for title, way in ways])
+    return (f"One call of `amp.authenticate`:\n\n{alone}\n\n"
+            f"Instructions per transaction of one point read, by what says who it is for:\n\n{transactions}")
+
+
+def tables(server, rows, variants, counted, timed, proved, grown):
     last = variants[-1]
     parts = [f"`benches/run`, {datetime.date.today()}, {server.version}, {_cpu()}, {rows:,} rows, {rows // 2000:,} tenants."]
 
@@ -36,28 +58,34 @@ def tables(server, rows, variants, counted, timed, grown):
          + [f"{cost[last] / cost[HAND]:.3f}", f"{s.target:.2f}" if s.target else "", _mark(cost[last] / cost[HAND], s.target)]
          for s, cost in counted.items()]))
 
-    parts.append("Transactions per second, in turn, medians:\n\n" + _table(
-        ["statement", HAND.title, last.title, "time, ratio"],
-        [[s.title, f"{hand:,.0f}", f"{other:,.0f}", f"{ratio:.3f}"] for s, (hand, other, ratio) in timed.items()]))
+    if timed:
+        parts.append("Transactions per second, in turn, medians:\n\n" + _table(
+            ["statement", HAND.title, last.title, "time, ratio"],
+            [[s.title, f"{hand:,.0f}", f"{other:,.0f}", f"{ratio:.3f}"] for s, (hand, other, ratio) in timed.items()]))
+
+    if proved:
+        parts.append(proofs(*proved, counted))
 
     if grown:
-        first = next(iter(grown.values()))
-        parts.append("Instructions per pooled transaction, by the number of tenants and of protected tables:\n\n" + _table(
-            ["tenants", "tables"] + [f"{v.title}, {'a new tenant each time' if new else 'one tenant'}" for v, new in first],
-            [[f"{number:,}" for number in size] + [_number(cost) for cost in costs.values()] for size, costs in grown.items()]))
+        parts.append("Instructions per pooled transaction, by the number of tenants and of protected tables:\n\n"
+                     + _growth(grown, growth.SETTINGS))
+        parts.append("The same with a credential; there are as many users and API keys as tenants:\n\n"
+                     + _growth(grown, [*growth.KEYS, growth.TOKEN]))
     return "\n\n".join(parts)
 
 
-def verdict(counted, variant):
+def verdict(counted, variant, cpu):
     missed = [f"{s.title}: {cost[variant] / cost[HAND]:.3f}, {_mark(cost[variant] / cost[HAND], s.target)}"
               for s, cost in counted.items() if s.target and cost[variant] / cost[HAND] > s.target]
+    missed += [f"{kind.title}: {cost:.1f} µs, {_mark(cost, kind.target, 1)}"
+               for kind, cost in cpu.items() if kind.target and cost > kind.target]
     return "every target is met" if not missed else "\n".join(["targets missed:", *missed])
 
 
 def profile(costs):
-    """Functions by what the last variant adds to the first."""
+    """Functions by what the last job adds to the first."""
     first, *_, last = costs.values()
-    print("".join(f"{v.schema:>12}" for v in costs), "      added  function, with what it calls")
+    print("".join(f"{name:>12}" for name in costs), "      added  function, with what it calls")
     for name in sorted(first.keys() | last.keys(), key=lambda n: first.get(n, 0) - last.get(n, 0)):
         added = last.get(name, 0) - first.get(name, 0)
         if abs(added) >= 20:

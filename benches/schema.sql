@@ -38,5 +38,5 @@ SELECT format('DELETE FROM pg_statistic WHERE starelid = %L::regclass', c.oid),
 FROM pg_class c JOIN pg_class first USING (relname)
 WHERE c.relnamespace = :'variant'::regnamespace AND first.relnamespace = 'hand'::regnamespace AND c.oid <> first.oid \gexec
 
-GRANT USAGE ON SCHEMA :"variant" TO bench_service, bench_pool;
-GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA :"variant" TO bench_service, bench_pool;
+GRANT USAGE ON SCHEMA :"variant" TO bench_service, bench_pool, bench_client;
+GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA :"variant" TO bench_service, bench_pool, bench_client;

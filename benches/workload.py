@@ -88,12 +88,14 @@ def text(sql, variant, tenant=None):
     return sql.format(s=variant.schema, tenant=tenant or variant.tenant)
 
 
-def job(statement, variant):
-    """A script that, on its connection's first round, sets the context and reads the tenant's rows into memory."""
+def job(statement, variant, context=None):
+    """A script that, on its connection's first round, sets the context and reads the tenant's rows into memory. `context` is
+    what a pooled transaction sets it by, if not the variant's setting."""
     sql = text(statement.sql, variant)
     warm = text("SELECT count(body) FROM {s}.item WHERE [[tenant_id = {tenant} AND ]]id <= 1900;", variant)
     if statement.pooled:
-        begin, end = f"BEGIN;\nSET LOCAL {variant.setting} = '{TENANT}';\n", "\nCOMMIT;"
+        context = context or f"SET LOCAL {variant.setting} = '{TENANT}';"
+        begin, end = f"BEGIN;\n{context}\n", "\nCOMMIT;"
         first, sql = begin + warm + end, begin + sql + end
     else:
         first = f"SET {variant.setting} = '{TENANT}';\n{warm}\n" + statement.settings.replace("; ", ";\n")

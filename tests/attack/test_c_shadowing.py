@@ -81,7 +81,7 @@ def test_C5_context_and_policies(trapped, amp):
     assert svc.execute("SELECT amp.tenant_id(), amp.role(), amp.has_permission('content.view')").fetchone() == ("t1", "viewer", True)
     with raises("TN004"):
         svc.execute("INSERT INTO orders VALUES (99, 't1', 'x')")
-    svc.execute("INSERT INTO tenants SELECT 't9', 'active', 'T', 'ttt', '{}', pg_catalog.now(), pg_catalog.now()")
+    svc.execute("INSERT INTO tenants SELECT 't9', 'active', 'T', 'ttt', pg_catalog.now(), pg_catalog.now()")
     svc.execute("INSERT INTO members SELECT 't2', pg_catalog.current_setting('amp.user_id'), 'admin', pg_catalog.now()")
     for attack, sqlstate in ("SET amp.tenant_id = 't9'", "TN003"), ("SET amp.tenant_id = 't2'", "TN003"):
         with raises(sqlstate):
