@@ -74,6 +74,8 @@ pub(super) fn init() {
 /// A relation, or all of them, may have changed. Runs during invalidation: it must not fail, and calls nothing of PostgreSQL.
 unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == pg_sys::InvalidOid || WATCHED.get().is_some_and(|watched| watched.contains(&relation)) {
+        // They may have been dropped and made anew: whoever reads them next looks them up first.
+        WATCHED.set(None);
         begin_epoch();
     }
 }
@@ -399,9 +401,11 @@ fn admit(session: Session) -> Result<(), Error> {
     .hint(hint))
 }
 
-/// From now on changes to the tables behind answers are noticed. Before each look-up: the tables may be others than last time.
+/// From now on changes to the tables behind answers are noticed. Before each look-up: they may be others than in the last epoch.
 pub(crate) fn watch() -> Result<(), Error> {
-    WATCHED.set(Some(catalog::watched()?));
+    if WATCHED.get().is_none() {
+        WATCHED.set(Some(catalog::watched()?));
+    }
     Ok(())
 }
 

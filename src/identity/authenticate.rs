@@ -12,7 +12,6 @@ use crate::context::{resolve, session};
 use crate::error::{Code, Error, guarded};
 use crate::function::{raw_function, return_text};
 use crate::id::Id;
-use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
 use std::time::Duration;
@@ -144,9 +143,20 @@ pub(crate) fn iso(time: i64) -> Option<String> {
     if time == NEVER {
         return None;
     }
-    let time = TimestampWithTimeZone::try_from(time).ok()?.to_utc();
-    let (year, month, day) = (time.year(), time.month(), time.day());
-    Some(format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time.hour(), time.minute(), time.second() as u8))
+    let (mut parts, mut fraction) = (pg_sys::pg_tm::default(), 0);
+    // SAFETY: PostgreSQL's own calendar, which fills what it is given; without a time zone, in UTC.
+    let known = unsafe {
+        pg_sys::timestamp2tm(
+            time,
+            std::ptr::null_mut(),
+            &mut parts,
+            &mut fraction,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+    let pg_sys::pg_tm { tm_year, tm_mon, tm_mday, tm_hour, tm_min, tm_sec, .. } = parts;
+    (known == 0).then(|| format!("{tm_year:04}-{tm_mon:02}-{tm_mday:02}T{tm_hour:02}:{tm_min:02}:{tm_sec:02}Z"))
 }
 
 raw_function! {
