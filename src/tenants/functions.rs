@@ -7,6 +7,7 @@ use crate::function::raw_function;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
 use serde_json::{Value, json};
+use std::ffi::CStr;
 
 raw_function! {
     /// `amp.patched_config(tenant text, config jsonb, patch jsonb) → jsonb`: `{"config", "changed"}`.
@@ -17,18 +18,25 @@ raw_function! {
             let (tenant, config, patch) = (arguments[0], arguments[1], arguments[2]);
             guarded(|| {
                 let tenant = String::from_datum(tenant.value, false).unwrap_or_default();
-                let patched = patched(&tenant, &document(config), &document(patch))?;
+                let patched = patched(&tenant, &document(config)?, &document(patch)?)?;
                 Ok(JsonB(patched).into_datum().unwrap_or(Datum::null()))
             })
         }
     }
 }
 
+/// A jsonb, as far as it is one that serde reads: PostgreSQL's may be nested without bounds.
+///
 /// # Safety
 /// `argument` is a jsonb that is not null.
-unsafe fn document(argument: pg_sys::NullableDatum) -> Value {
-    // SAFETY: by the contract above.
-    unsafe { JsonB::from_datum(argument.value, false) }.map_or(Value::Null, |JsonB(document)| document)
+unsafe fn document(argument: pg_sys::NullableDatum) -> Result<Value, Error> {
+    // SAFETY: by the contract above; PostgreSQL's own output function.
+    let text = unsafe { pgrx::direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(argument.value)]) };
+    serde_json::from_slice(text.unwrap_or_default().to_bytes()).map_err(|_| {
+        Error::new(Code::InvalidDocument, "config is not valid")
+            .detail("It is nested too deeply.")
+            .hint("A document has at most 128 levels, and its text is UTF-8.")
+    })
 }
 
 fn patched(tenant: &str, config: &Value, patch: &Value) -> Result<Value, Error> {
@@ -74,7 +82,7 @@ raw_function! {
             let (config, kind) = (arguments[0], arguments[1]);
             guarded(|| {
                 let kind = String::from_datum(kind.value, false).unwrap_or_default();
-                let patched = config::patch(&json!({}), &document(config)).map_err(refused)?;
+                let patched = config::patch(&json!({}), &document(config)?).map_err(refused)?;
                 let providers = config::providers(&patched.config.provider_routing, &kind).ok_or_else(|| {
                     let shown: String = kind.chars().take(20).collect();
                     Error::new(Code::InvalidValue, format!("invalid kind of provider \"{shown}\"")).hint("Choose llm or image.")

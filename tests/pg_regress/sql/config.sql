@@ -70,6 +70,8 @@ SELECT amp.update_config('{"integrations": {"slack": "on"}}', 'config');
 SELECT amp.update_config('{"metricool": {"token": "encrypted"}}', 'config');
 SELECT amp.update_config('{"metricool": {"token": "t0p-secret"}}', 'config');
 \echo :SQLSTATE
+SELECT amp.update_config(format('{"preferences": {"deep": %s%s}}', repeat('[', 200), repeat(']', 200))::jsonb, 'config');
+\echo :SQLSTATE
 SELECT amp.update_config('[]', 'config');
 SELECT amp.update_config('null', 'config');
 SELECT amp.update_config(NULL, 'config');
