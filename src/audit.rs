@@ -102,6 +102,8 @@ impl Note {
 #[derive(Clone, Copy)]
 struct Place {
     database: pg_sys::Oid,
+    /// When something was noted in it last.
+    heard: i64,
     /// Its worker's last word; never, if there is none.
     word: i64,
     /// The rows that it may write, and since when that is so.
@@ -112,7 +114,8 @@ struct Place {
 }
 
 impl Place {
-    const FREE: Place = Place { database: pg_sys::InvalidOid, word: i64::MIN, budget: BURST, counted: 0, lost: 0 };
+    const FREE: Place =
+        Place { database: pg_sys::InvalidOid, heard: i64::MIN, word: i64::MIN, budget: BURST, counted: 0, lost: 0 };
 }
 
 #[derive(Clone, Copy)]
@@ -133,7 +136,7 @@ impl Notes {
     fn place(&mut self, database: pg_sys::Oid) -> &mut Place {
         let places = &self.places;
         let known = (0..DATABASES).find(|index| places[*index].database == database);
-        let index = known.unwrap_or_else(|| (0..DATABASES).min_by_key(|index| places[*index].counted).unwrap_or(0));
+        let index = known.unwrap_or_else(|| (0..DATABASES).min_by_key(|index| places[*index].heard).unwrap_or(0));
         if known.is_none() {
             self.places[index] = Place { database, ..Place::FREE };
         }
@@ -155,6 +158,7 @@ impl Notes {
             }
         }
         let place = self.place(note.database);
+        place.heard = note.at;
         if place.word > note.at.saturating_sub(ALIVE) {
             return false;
         }
