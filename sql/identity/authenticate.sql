@@ -21,7 +21,7 @@ BEGIN
     IF NOT amp.called_by_operator() THEN
         RAISE EXCEPTION USING ERRCODE = 'TN004',
             MESSAGE = format('login role "%s" is not an operator of the platform', session_user),
-            DETAIL = 'Or this is another''s function, a cursor or a commit, where nobody''s rights as an operator count.',
+            DETAIL = 'Or this is another''s function, in which the session''s rights do not count.',
             HINT = format('Connect as an operator, pass an operator''s key to amp.authenticate(), or have a superuser run: GRANT amp_operator TO %I', session_user);
     END IF;
 END

@@ -35,6 +35,9 @@ BEGIN
         END LOOP;
     END IF;
     -- The next one patches what this one made: none is lost. Under REPEATABLE READ it fails and is run again.
+    IF change = '{}' THEN -- nobody waits for whoever changes nothing
+        RETURN amp.tenant_document(tenant);
+    END IF;
     INSERT INTO amp.tenant_configs (tenant_id) VALUES (tenant) ON CONFLICT ON CONSTRAINT tenant_configs_pkey DO NOTHING;
     SELECT c.config INTO present FROM amp.tenant_configs c WHERE c.tenant_id = tenant FOR UPDATE;
     IF NOT operator THEN

@@ -102,8 +102,11 @@ COMMENT ON FUNCTION amp.managed_tenant(text) IS
 CREATE FUNCTION amp.own_tenant(tenant_id text) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    own text := amp.tenant_id();
+    own text;
 BEGIN
+    -- Hears first what others have changed: an expression of PL/pgSQL does not by itself.
+    PERFORM amp.context_holds();
+    own := amp.tenant_id();
     IF tenant_id <> own THEN
         RAISE EXCEPTION USING ERRCODE = 'TN003',
             MESSAGE = format('this session acts for tenant "%s", not for "%s"', own, left(tenant_id, 64)),

@@ -81,7 +81,9 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) -> bool {
     unsafe {
         let plan = &*(*query).plannedstmt;
         let (isolated, claims) = (depends_on_tenant(plan), settings::any() || proof::any());
-        if !isolated && !claims || parallel::is_worker() {
+        // A bound role claims nothing, and a function may ask what no plan shows: whoever has been answered keeps listening.
+        let answered = resolve::is_watching() || session::is_known();
+        if !(isolated || claims || answered) || parallel::is_worker() {
             return false;
         }
         AcceptInvalidationMessages();

@@ -104,7 +104,10 @@ raw_function! {
     /// `amp.user_id() → text`
     amp_user_id, pg_finfo_amp_user_id, |fcinfo| {
         // SAFETY: this frame owns nothing; fcinfo is the function manager's.
-        unsafe { return_text(fcinfo, || Ok(resolve::user()?.map(|user| user.as_str().to_owned()))) }
+        unsafe { return_text(fcinfo, || {
+                resolve::listen();
+                Ok(resolve::user()?.map(|user| user.as_str().to_owned()))
+            }) }
     }
 }
 
@@ -112,7 +115,10 @@ raw_function! {
     /// `amp.role() → text`
     amp_role, pg_finfo_amp_role, |fcinfo| {
         // SAFETY: this frame owns nothing; fcinfo is the function manager's.
-        unsafe { return_text(fcinfo, || Ok(resolve::current()?.verdict.role.clone())) }
+        unsafe { return_text(fcinfo, || {
+                resolve::listen();
+                Ok(resolve::current()?.verdict.role.clone())
+            }) }
     }
 }
 
@@ -135,6 +141,7 @@ raw_function! {
         // SAFETY: this frame owns nothing.
         unsafe {
             guarded(|| {
+                resolve::listen();
                 // What PostgreSQL runs on the side, such as a stranger's index expression in an operator's ANALYZE, is not him.
                 let operator = session::current().operator || identity::proves_operator();
                 Ok(Datum::from(operator && !pg_sys::InSecurityRestrictedOperation()))
@@ -152,6 +159,7 @@ raw_function! {
 }
 
 fn describe() -> Result<serde_json::Value, Error> {
+    resolve::listen();
     let session = session::current();
     let current = if resolve::has_tenant()? { Some(resolve::current()?) } else { None };
     let identity = if parallel::is_worker() { None } else { identity::current()? };
@@ -283,6 +291,8 @@ raw_function! {
     amp_has_permission, pg_finfo_amp_has_permission, |fcinfo| {
         // SAFETY: this frame owns nothing; fcinfo is the function manager's.
         unsafe {
+            // An expression of PL/pgSQL is evaluated without the executor, which listens at every statement.
+            AcceptInvalidationMessages();
             match remembered(fcinfo) {
                 Some(Some(granted)) => granted,
                 _ => ask_permission(fcinfo, false),
@@ -469,11 +479,15 @@ fn take_caller() -> Option<pg_sys::Oid> {
     CALLER.take().filter(|(made, _)| *made == now).map(|(_, role)| role)
 }
 
-/// True while a statement of the client's runs, and not what a commit or a cursor sets off: a stranger's function could leave a
-/// deferred trigger or a cursor behind, whose code would then run with the rights of the session.
+/// True while a statement of the client's runs, and not what a commit, a cursor or a trigger sets off: a stranger's function could
+/// leave a deferred trigger or a cursor behind, whose code would then run with the rights of the session.
 fn in_plain_statement() -> bool {
-    // SAFETY: reads variables of the backend; the portal is the one that runs now.
+    // SAFETY: reads variables of the backend, one of them by PostgreSQL's own function; the portal is the one that runs now.
     unsafe {
+        let trigger_depth = pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]).unwrap_or(0);
+        if trigger_depth > 0 || pg_sys::InSecurityRestrictedOperation() {
+            return false;
+        }
         let portal = pg_sys::ActivePortal.as_ref();
         portal.is_some_and(|portal| {
             let declared = portal.visible && *portal.name != 0;
@@ -496,16 +510,24 @@ raw_function! {
     /// operator may where its own rights, or those of a role that it chose, are in force; a credential, only in what the session
     /// itself calls, not in a stranger's function that it happens to run.
     amp_called_by_operator, pg_finfo_amp_called_by_operator, |_fcinfo| {
-        // SAFETY: reads a variable of the backend: true in what PostgreSQL runs on the side, such as a stranger's index expression.
-        let aside = unsafe { pg_sys::InSecurityRestrictedOperation() };
-        let caller = take_caller().filter(|_| in_plain_statement() && !aside);
+        let caller = take_caller();
         // SAFETY: this frame owns nothing.
         unsafe {
             guarded(|| {
-                Ok(Datum::from(caller.is_some_and(|role| {
+                resolve::listen();
+                let operator = caller.is_some_and(|role| {
                     session::current().operator && session::is_operator(role)
                         || role == session::chosen_role() && identity::proves_operator()
-                })))
+                });
+                if operator && !in_plain_statement() {
+                    return Err(Error::new(
+                        Code::PermissionDenied,
+                        "an operator's function cannot be called in a cursor, a trigger, at commit or by code that the server runs on the side",
+                    )
+                    .detail("A stranger's function could have left it there, to run with the rights of an operator.")
+                    .hint("Call it in a statement of its own; in psql without FETCH_COUNT, in PL/pgSQL not in the query of a FOR loop."));
+                }
+                Ok(Datum::from(operator))
             })
         }
     }

@@ -31,6 +31,9 @@ static UNCOMMITTED: Local<Cell<u64>> = Local::new(Cell::new(0));
 /// The tables whose invalidation counts; none before the first look-up.
 static WATCHED: Local<Cell<Option<catalog::Watched>>> = Local::new(Cell::new(None));
 
+/// Counts the changes of relations, of any.
+static HEARD: Local<Cell<u64>> = Local::new(Cell::new(0));
+
 static VERDICTS: Local<RefCell<Option<Verdicts>>> = Local::new(RefCell::new(None));
 
 /// The generation and the login role for which the answer below was found.
@@ -73,6 +76,7 @@ pub(super) fn init() {
 
 /// A relation, or all of them, may have changed. Runs during invalidation: it must not fail, and calls nothing of PostgreSQL.
 unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
+    HEARD.set(HEARD.get() + 1);
     if relation == pg_sys::InvalidOid || WATCHED.get().is_some_and(|watched| watched.contains(&relation)) {
         // They may have been dropped and made anew: whoever reads them next looks them up first.
         WATCHED.set(None);
@@ -403,10 +407,20 @@ fn admit(session: Session) -> Result<(), Error> {
 
 /// From now on changes to the tables behind answers are noticed. Before each look-up: they may be others than in the last epoch.
 pub(crate) fn watch() -> Result<(), Error> {
-    if WATCHED.get().is_none() {
-        WATCHED.set(Some(catalog::watched()?));
+    while WATCHED.get().is_none() {
+        let heard = HEARD.get();
+        let watched = catalog::watched()?;
+        // Whatever changed meanwhile may have been one of them.
+        if HEARD.get() == heard {
+            WATCHED.set(Some(watched));
+        }
     }
     Ok(())
+}
+
+/// True if something was read from these tables, and none of them has changed since.
+pub(super) fn is_watching() -> bool {
+    WATCHED.get().is_some()
 }
 
 fn verdict(tenant: Id, user: Option<Id>) -> Result<Rc<Verdict>, Error> {

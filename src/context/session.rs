@@ -90,6 +90,7 @@ pub(crate) fn current() -> Session {
     match KNOWN.get() {
         Some((known, session)) if known == roles => session,
         _ => {
+            let epoch = resolve::epoch();
             // SAFETY: catalog look-ups by object id, in a transaction.
             let session = unsafe {
                 Session {
@@ -98,7 +99,9 @@ pub(crate) fn current() -> Session {
                     bypasses: roles.iter().any(|role| pg_sys::has_bypassrls_privilege(*role)),
                 }
             };
-            KNOWN.set(Some((roles, session)));
+            if resolve::epoch() == epoch {
+                KNOWN.set(Some((roles, session)));
+            }
             session
         }
     }
@@ -108,6 +111,11 @@ pub(crate) fn current() -> Session {
 pub(super) fn is_operator(role: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups by object id, in a transaction.
     unsafe { pg_sys::superuser_arg(role) || has_rights_of(role, c"amp_operator") }
+}
+
+/// True if this session's role was looked at, and nothing has changed since.
+pub(super) fn is_known() -> bool {
+    KNOWN.get().is_some()
 }
 
 /// True if it is known already that row security applies to this session.

@@ -120,6 +120,7 @@ pub(super) fn patch(old: &Value, patch: &Value) -> Result<Patched, Invalid> {
     if !patch.is_object() {
         return Err(Invalid::new("", patch, "an object, a JSON merge patch (RFC 7396)"));
     }
+    check_keys(patch)?;
     let mut document = old.clone();
     json_patch::merge(&mut document, patch);
     let known = secrets_in(old);
@@ -153,37 +154,46 @@ pub(super) fn patch(old: &Value, patch: &Value) -> Result<Patched, Invalid> {
 
 /// Checks a whole document.
 fn check(document: &Value) -> Result<Config, Invalid> {
-    let Value::Object(sections) = document else {
-        return Err(Invalid::new("", document, "an object"));
-    };
-    for (name, section) in sections {
-        known("", name, section, serde_introspect::<Config>())?;
-        if let Value::Object(keys) = section {
-            let fields = match name.as_str() {
-                "metricool" => serde_introspect::<Metricool>(),
-                "provider_routing" => serde_introspect::<ProviderRouting>(),
-                "cost_limits" => serde_introspect::<CostLimits>(),
-                "approval" => serde_introspect::<Approval>(),
-                _ => continue, // free-form
-            };
-            for (key, value) in keys {
-                known(name, key, value, fields)?;
-            }
-        }
-    }
+    check_keys(document)?;
     let config: Config = serde_path_to_error::deserialize(document).map_err(|error| {
         let path = error.path().to_string();
         let value = document.pointer(&pointer(&path)).unwrap_or(&Value::Null);
         let message = error.inner().to_string();
         let allowed = message.rsplit_once("expected ").map_or(message.as_str(), |(_, allowed)| allowed);
-        // Serde's words for it.
-        let allowed = if allowed.starts_with("struct ") || allowed == "a map" { "an object" } else { allowed };
+        let allowed = if allowed == "a map" { "an object" } else { allowed }; // serde's word for it
         Invalid::new(&path, value, allowed)
     })?;
     if document.to_string().len() > MAX_LEN {
         return Err(Invalid::new("", &Value::from("…"), "a document of at most 256 KiB"));
     }
     Ok(config)
+}
+
+/// Checks that a document, or a patch of one, has sections that are objects (or null, in a patch) and no unknown keys. Not left to
+/// serde, which reads a struct from a list, too.
+fn check_keys(document: &Value) -> Result<(), Invalid> {
+    let Value::Object(sections) = document else {
+        return Err(Invalid::new("", document, "an object"));
+    };
+    for (name, section) in sections {
+        known("", name, section, serde_introspect::<Config>())?;
+        let keys = match section {
+            Value::Object(keys) => keys,
+            Value::Null => continue,
+            _ => return Err(Invalid::new(name, section, "an object")),
+        };
+        let fields = match name.as_str() {
+            "metricool" => serde_introspect::<Metricool>(),
+            "provider_routing" => serde_introspect::<ProviderRouting>(),
+            "cost_limits" => serde_introspect::<CostLimits>(),
+            "approval" => serde_introspect::<Approval>(),
+            _ => continue, // free-form
+        };
+        for (key, value) in keys {
+            known(name, key, value, fields)?;
+        }
+    }
+    Ok(())
 }
 
 fn known(parent: &str, key: &str, value: &Value, fields: &[&str]) -> Result<(), Invalid> {
@@ -385,6 +395,13 @@ mod tests {
                 Err(error) => assert_eq!(error.path, format!("config.{path}"), "{value}"),
             }
         }
+        for section in ["metricool", "provider_routing", "cost_limits", "approval", "integrations", "preferences"] {
+            for list in [json!([]), json!([true, "a secret"]), json!(1), json!("x")] {
+                let error = patch(&json!({}), &json!({section: list})).unwrap_err();
+                assert_eq!((error.path, error.allowed.as_str()), (format!("config.{section}"), "an object"));
+            }
+        }
+        assert!(patch(&json!({}), &json!({"cost_limit": null})).is_err());
         for whole in
             [json!([]), json!(null), json!("x"), json!({"cost_limits": 5}), json!({"integrations": {"slack": 1}})]
         {

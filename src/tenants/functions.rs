@@ -34,7 +34,7 @@ unsafe fn document(argument: pg_sys::NullableDatum) -> Result<Value, Error> {
     let text = unsafe { pgrx::direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(argument.value)]) };
     serde_json::from_slice(text.unwrap_or_default().to_bytes()).map_err(|_| {
         Error::new(Code::InvalidDocument, "config is not valid")
-            .detail("It is nested too deeply.")
+            .detail("It is nested too deeply, or a number in it is out of range.")
             .hint("A document has at most 128 levels, and its text is UTF-8.")
     })
 }
