@@ -104,10 +104,12 @@ raw_function! {
     /// `amp.user_id() → text`
     amp_user_id, pg_finfo_amp_user_id, |fcinfo| {
         // SAFETY: this frame owns nothing; fcinfo is the function manager's.
-        unsafe { return_text(fcinfo, || {
+        unsafe {
+            return_text(fcinfo, || {
                 resolve::listen();
                 Ok(resolve::user()?.map(|user| user.as_str().to_owned()))
-            }) }
+            })
+        }
     }
 }
 
@@ -115,10 +117,12 @@ raw_function! {
     /// `amp.role() → text`
     amp_role, pg_finfo_amp_role, |fcinfo| {
         // SAFETY: this frame owns nothing; fcinfo is the function manager's.
-        unsafe { return_text(fcinfo, || {
+        unsafe {
+            return_text(fcinfo, || {
                 resolve::listen();
                 Ok(resolve::current()?.verdict.role.clone())
-            }) }
+            })
+        }
     }
 }
 

@@ -65,7 +65,15 @@ pub(crate) fn init() {
 
 /// Who the session has proved to be; None if it has proved nothing.
 /// Errors: TN007 the proof has expired, or what it rested on was revoked.
+///
+/// A parallel worker has the setting, but not the transaction that it was made in: it answers from what the leader found
+/// (`context::parallel`), and whoever asks for more there has labelled his function wrongly.
 pub(crate) fn current() -> Result<Option<Rc<Identity>>, Error> {
+    // SAFETY: reads a variable of the backend.
+    if unsafe { pg_sys::ParallelWorkerNumber >= 0 } {
+        return Err(Error::new(Code::ContextPinned, "a parallel worker cannot say who the session has proved to be")
+            .hint("Label the function that asks PARALLEL RESTRICTED."));
+    }
     let session = session::current();
     let proof = proof::current();
     if proof.is_none() && !answers_to_binding(session) {
