@@ -10,6 +10,15 @@ CREATE FUNCTION amp.providers_of(config jsonb, kind text) RETURNS text[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_providers_of';
 COMMENT ON FUNCTION amp.providers_of(jsonb, text) IS 'Internal: the work of providers().';
 
+CREATE FUNCTION amp.assert_configures(change jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.require_permission(CASE section WHEN 'cost_limits' THEN 'billing.configure' ELSE 'integrations.manage' END)
+    FROM jsonb_object_keys(change) section;
+END
+$$;
+COMMENT ON FUNCTION amp.assert_configures(jsonb) IS 'Internal: raises TN004 unless the session may change every section of a patch.';
+
 CREATE FUNCTION amp.change_config_for_caller(patch jsonb, tenant_id text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -18,7 +27,6 @@ DECLARE
     -- The body of a request: {"config": {...}}.
     change jsonb := CASE WHEN patch = jsonb_build_object('config', patch -> 'config') AND jsonb_typeof(patch -> 'config') = 'object'
                     THEN patch -> 'config' ELSE patch END;
-    section text;
     present jsonb;
     patched jsonb;
 BEGIN
@@ -30,9 +38,7 @@ BEGIN
     IF operator THEN
         PERFORM amp.assert_tenant(tenant);
     ELSE
-        FOR section IN SELECT jsonb_object_keys(change) LOOP
-            PERFORM amp.require_permission(CASE section WHEN 'cost_limits' THEN 'billing.configure' ELSE 'integrations.manage' END);
-        END LOOP;
+        PERFORM amp.assert_configures(change);
     END IF;
     -- The next one patches what this one made: none is lost. Under REPEATABLE READ it fails and is run again.
     IF change = '{}' THEN -- nobody waits for whoever changes nothing
@@ -42,9 +48,7 @@ BEGIN
     SELECT c.config INTO present FROM amp.tenant_configs c WHERE c.tenant_id = tenant FOR UPDATE;
     IF NOT operator THEN
         -- Whom we waited for may have taken it away.
-        FOR section IN SELECT jsonb_object_keys(change) LOOP
-            PERFORM amp.require_permission(CASE section WHEN 'cost_limits' THEN 'billing.configure' ELSE 'integrations.manage' END);
-        END LOOP;
+        PERFORM amp.assert_configures(change);
     END IF;
     patched := amp.patched_config(tenant, present, change);
     IF patched -> 'changed' <> '[]' THEN

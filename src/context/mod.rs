@@ -15,6 +15,7 @@ mod executor;
 mod functions;
 mod parallel;
 mod planner;
+pub(crate) mod private_setting;
 pub(crate) mod resolve;
 pub(crate) mod session;
 pub(crate) mod settings;

@@ -1,42 +1,26 @@
 //! Parallel workers give the leader's answer.
 //!
 //! A worker has the leader's settings, but not its login history, transaction number or pin. So the leader writes what it
-//! found into a setting that travels with the others and that nobody else can write: its check hook refuses every value that
-//! does not come from `publish` or, in a worker that is starting, from the leader.
+//! found into a private setting, which travels with the others and which nobody else can write.
 
+use super::private_setting::PrivateSetting;
 use super::resolve::Current;
 use crate::backend::Local;
 use crate::error::{self, Code, Error};
 use crate::id::Id;
 use crate::tenants::membership::Verdict;
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::GucSetting;
 use pgrx::pg_sys;
-use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 use std::rc::Rc;
 
 static CARRIED: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// True while `publish` writes the setting.
-static PUBLISHING: Local<Cell<bool>> = Local::new(Cell::new(false));
-
-const NAME: &CStr = c"amp.parallel_context";
+static SETTING: Local<PrivateSetting> = Local::new(PrivateSetting::new(c"amp.parallel_context"));
 
 pub(super) fn init() {
     // SAFETY: from _PG_init; hook and static stay loaded with the library.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            NAME,
-            c"What a parallel query's leader found the context to be.",
-            c"Internal: written by the extension alone.",
-            &CARRIED,
-            GucContext::Suset,
-            GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE | GucFlags::DISALLOW_IN_AUTO_FILE,
-            Some(check),
-            None,
-            None,
-        );
-    }
+    unsafe { SETTING.define(c"What a parallel query's leader found the context to be.", &CARRIED, Some(check), None) };
 }
 
 /// True in a parallel worker.
@@ -60,32 +44,8 @@ pub(super) fn carried_user() -> Option<Id> {
 pub(super) fn publish(current: Option<&Current>, user: Option<Id>) {
     let user_alone = || user.map(|user| format!("\n{}", user.as_str())).unwrap_or_default();
     let text = CString::new(current.map_or_else(user_alone, encode)).unwrap_or_default();
-    if CARRIED.get().unwrap_or_default() == text {
-        return;
-    }
-    PUBLISHING.set(true);
-    let _done = Done;
-    // SAFETY: a setting of this library, with a NUL-terminated value; local to the transaction.
-    unsafe {
-        pg_sys::set_config_option(
-            NAME.as_ptr(),
-            text.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
-            true,
-            0,
-            false,
-        );
-    }
-}
-
-/// Closes the door again, also when an error unwinds through `publish`.
-struct Done;
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        PUBLISHING.set(false);
+    if CARRIED.get().unwrap_or_default() != text {
+        SETTING.write(&text, pg_sys::GucAction::GUC_ACTION_LOCAL);
     }
 }
 
@@ -97,7 +57,7 @@ unsafe extern "C-unwind" fn check(
     // SAFETY: a check hook's arguments; the frame owns nothing when it raises.
     unsafe {
         let empty = (*value).is_null() || **value == 0;
-        if empty || PUBLISHING.get() || pg_sys::InitializingParallelWorker {
+        if empty || SETTING.is_ours() {
             return true;
         }
         error::guarded(|| {

@@ -6,23 +6,21 @@
 
 use crate::backend::Local;
 use crate::compat;
+use crate::context::private_setting::{self, PrivateSetting};
 use crate::context::{settings, transaction};
 use crate::error::{self, Code, Error};
 use crate::id::Id;
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::GucSetting;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
 
 static IDENTITY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// True while `publish` writes the setting.
-static PUBLISHING: Local<Cell<bool>> = Local::new(Cell::new(false));
-
 /// The proof of the setting's value now.
 static HELD: Local<Cell<*const Held>> = Local::new(Cell::new(std::ptr::null()));
 
-const NAME: &CStr = c"amp.identity";
+static SETTING: Local<PrivateSetting> = Local::new(PrivateSetting::new(c"amp.identity"));
 
 /// A point in time that never comes (PostgreSQL's infinity).
 pub(crate) const NEVER: i64 = i64::MAX;
@@ -108,19 +106,7 @@ struct Held {
 
 pub(super) fn init() {
     // SAFETY: from _PG_init; hooks and static stay loaded with the library.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            NAME,
-            c"What amp.authenticate() accepted.",
-            c"Internal: written by the extension alone.",
-            &IDENTITY,
-            GucContext::Suset,
-            GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE | GucFlags::DISALLOW_IN_AUTO_FILE,
-            Some(check),
-            Some(assign),
-            None,
-        );
-    }
+    unsafe { SETTING.define(c"What amp.authenticate() accepted.", &IDENTITY, Some(check), Some(assign)) };
 }
 
 /// True if a credential was accepted in this session and has not been given up, expired or not.
@@ -149,32 +135,9 @@ pub(super) fn publish(proof: &Proof) {
     } else {
         pg_sys::GucAction::GUC_ACTION_SET
     };
-    PUBLISHING.set(true);
-    let _done = Done;
-    for (name, value) in [(c"amp.tenant_id", c""), (c"amp.user_id", c""), (NAME, text.as_c_str())] {
-        // SAFETY: settings of this library, with NUL-terminated values.
-        unsafe {
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                action,
-                true,
-                0,
-                false,
-            );
-        }
-    }
-}
-
-/// Closes the door again, also when an error unwinds through `publish`.
-struct Done;
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        PUBLISHING.set(false);
-    }
+    private_setting::set(c"amp.tenant_id", c"", action);
+    private_setting::set(c"amp.user_id", c"", action);
+    SETTING.write(&text, action);
 }
 
 unsafe extern "C-unwind" fn check(
@@ -188,8 +151,7 @@ unsafe extern "C-unwind" fn check(
             return true;
         }
         error::guarded(|| {
-            let ours = PUBLISHING.get() || pg_sys::InitializingParallelWorker;
-            let proof = CStr::from_ptr(*value).to_str().ok().filter(|_| ours).and_then(decode);
+            let proof = CStr::from_ptr(*value).to_str().ok().filter(|_| SETTING.is_ours()).and_then(decode);
             let Some(proof) = proof else {
                 Error::new(Code::ContextPinned, "amp.identity cannot be set")
                     .hint("Pass a credential to amp.authenticate().")
