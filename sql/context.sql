@@ -66,6 +66,16 @@ CREATE FUNCTION amp.only_tenant() RETURNS text
 COMMENT ON FUNCTION amp.only_tenant() IS
 'The only tenant that the session''s credential opens; NULL if it opens all of its user''s, or if there is none. Errors: TN007.';
 
+CREATE FUNCTION amp.only_account() RETURNS text
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'amp_only_account';
+COMMENT ON FUNCTION amp.only_account() IS
+'The account whose tenants the session''s credential opens, and no others; NULL if there is no such bound. Errors: TN007.';
+
+CREATE FUNCTION amp.account_role(account text) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'amp_account_role';
+COMMENT ON FUNCTION amp.account_role(text) IS
+'The role of the session''s user in an account; NULL if he has none, or if his credential does not open the account. Errors: as user_id().';
+
 CREATE FUNCTION amp.is_operator() RETURNS boolean
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'amp_is_operator';
 COMMENT ON FUNCTION amp.is_operator() IS

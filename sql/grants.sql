@@ -11,7 +11,7 @@ BEGIN
         WHERE p.pronamespace = 'amp'::pg_catalog.regnamespace
           AND p.proname NOT IN ('tenant_id', 'tenant_uuid', 'tenant_bigint', 'has_permission', 'require_permission', 'context_holds')
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', function);
     END LOOP;
 END
 $$;
@@ -19,7 +19,7 @@ $$;
 -- What a session may ask about itself.
 GRANT EXECUTE ON FUNCTION
     amp.user_id(), amp.role(), amp.context(), amp.is_operator(), amp.authenticate(text), amp.lock_context(), amp.only_tenant(),
-    amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
+    amp.only_account(), amp.account_role(text), amp.my_tenants(), amp.required_user(), amp.set_default_tenant(text)
     TO PUBLIC;
 
 -- Members and operators: what they call, and what looks at who called.
@@ -28,19 +28,53 @@ GRANT EXECUTE ON FUNCTION
     amp.add_member_for_caller(text, text, text), amp.change_member_for_caller(text, text, text),
     amp.drop_member_for_caller(text, text), amp.members_document_for_caller(text),
     amp.define_role(text, text[]), amp.drop_role(text),
-    amp.create_api_key(text, text, text, timestamptz), amp.add_api_key_for_caller(text, text, text, timestamptz),
+    amp.create_api_key(text, text, text, timestamptz, text), amp.add_api_key_for_caller(text, text, text, timestamptz, text),
     amp.revoke_api_key(text), amp.revoke_api_key_for_caller(text)
+    TO PUBLIC;
+
+-- Accounts: their members, their admins, and operators.
+GRANT EXECUTE ON FUNCTION
+    amp.my_accounts(), amp.account(text), amp.account_document_for_caller(text),
+    amp.add_account_member(text, text, text), amp.put_account_member_for_caller(text, text, text),
+    amp.remove_account_member(text, text), amp.drop_account_member_for_caller(text, text),
+    amp.create_tenant(text, text, jsonb, text, text), amp.add_tenant_for_caller(text, text, jsonb, text, text)
+    TO PUBLIC;
+
+-- Requests' bodies.
+GRANT EXECUTE ON FUNCTION
+    amp.assert_body(jsonb, jsonb), amp.create_tenant(jsonb), amp.invite_user(jsonb, text), amp.set_user_role(text, jsonb, text),
+    amp.set_default_tenant(jsonb)
     TO PUBLIC;
 
 -- A tenant's document and configuration.
 GRANT EXECUTE ON FUNCTION
     amp.tenant(text), amp.tenant_document_for_caller(text), amp.update_config(jsonb, text), amp.change_config_for_caller(jsonb, text),
-    amp.providers(text), amp.own_config(), amp.providers_of(jsonb, text)
+    amp.providers(text), amp.own_config(), amp.providers_of(jsonb, text), amp.secret(text)
+    TO PUBLIC;
+
+-- Everything of a tenant; run with the caller's rights, which the tables' policies look at.
+GRANT EXECUTE ON FUNCTION
+    amp.export_tenant(text), amp.assert_reads_plainly(regclass), amp.exported_tenant_for_caller(text), amp.own_rows_for_caller(text), amp.own_tables(),
+    amp.tenant_tables(), amp.tenant_condition(regclass, name, text), amp.exported_columns(regclass)
+    TO PUBLIC;
+
+-- Brand context: members of the tenant; operators have no view of it.
+GRANT EXECUTE ON FUNCTION
+    amp.brand_context(text), amp.set_brand_context(jsonb, text), amp.share_brand(text, text, text[], timestamptz), amp.share_brand(jsonb),
+    amp.unshare_brand(text, text, text[]), amp.brand_shares()
     TO PUBLIC;
 
 -- Usage of one's own tenant.
 GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text),
     amp.usage_document_for_caller(text, text) TO PUBLIC;
+
+-- Approval in one's own tenant.
+GRANT EXECUTE ON FUNCTION
+    amp.request_approval(text, text, jsonb), amp.approve(text, text), amp.reject(text, text), amp.approval(text),
+    amp.approvals(text, integer, text), amp.settle_approvals(), amp.settle_approvals_for_caller(), amp.content_of(regclass, text),
+    amp.gate_approval(), amp.is_approved(text, text, bytea), amp.content_hash(jsonb), amp.row_content(jsonb, amp.approval_gates),
+    amp.row_subject(jsonb, name[])
+    TO PUBLIC;
 
 -- Table owners: these run with the caller's own rights; the registering ones check that he owns the table.
 GRANT EXECUTE ON FUNCTION
@@ -48,6 +82,8 @@ GRANT EXECUTE ON FUNCTION
     amp.share_table(regclass), amp.protect_schema(name, name, text, text, boolean), amp.meter(regclass, text),
     amp.mark_caller(), amp.await_related(regclass), amp.register_protection(regclass, name, text, text, text, text), amp.forget_table(regclass), amp.register_shared(regclass),
     amp.register_schema(name, name), amp.register_meter(regclass, text),
+    amp.require_approval(regclass, name, text[], text, name[]), amp.drop_approval_requirement(regclass),
+    amp.make_gate(amp.approval_gates), amp.gate_part(regclass, regclass), amp.register_gate(amp.approval_gates), amp.forget_gate(regclass),
     amp.assert_owner(regclass, oid), amp.assert_table(regclass, oid), amp.assert_metric(text), amp.assert_permissions(text[]), amp.tenant_function(regclass, name),
     amp.qualified(regclass), amp.descendants(regclass), amp.policies(regclass, name, text, text, text, text, text),
     amp.plain_foreign_keys(regclass),
@@ -56,13 +92,25 @@ GRANT EXECUTE ON FUNCTION
     amp.refuse_truncate(), amp.count_inserted()
     TO PUBLIC;
 
+-- What is left open: the catalogs are everybody's.
+GRANT EXECUTE ON FUNCTION
+    amp.doctor(), amp.table_findings(), amp.dependent_findings(), amp.role_findings(), amp.server_findings(), amp.is_preloaded(),
+    amp.tenant_findings_for_caller()
+    TO PUBLIC;
+
 -- Operators of the platform, by their login role or by a credential: each function checks which of them called.
 GRANT EXECUTE ON FUNCTION
-    amp.create_tenant(text, text, jsonb, text), amp.add_tenant(text, text, jsonb, text),
-    amp.suspend_tenant(text), amp.activate_tenant(text), amp.delete_tenant(text), amp.set_tenant_status(text, text),
+    amp.list_tenants(), amp.tenant_documents(),
+    amp.create_account(text, text, text), amp.add_account(text, text, text),
+    amp.set_tenant_account(text, text), amp.move_tenant(text, text),
+    amp.suspend_tenant(text), amp.activate_tenant(text), amp.set_tenant_status(text, text),
+    amp.delete_tenant(text, boolean), amp.purge_deleted_for_caller(text), amp.begin_purge_for_caller(text),
+    amp.await_purge_for_caller(text, boolean), amp.purge_batch_for_caller(text, integer),
     amp.register_permission(text, text, text[]), amp.add_permission(text, text, text[]),
+    amp.rotate_secret_key(), amp.reseal_secrets(),
     amp.create_operator_key(text, timestamptz), amp.add_operator_key(text, timestamptz),
     amp.add_signing_key(text, text, text, text, text, boolean), amp.store_signing_key(text, text, text, text, text, boolean),
     amp.retire_signing_key(text), amp.retire_stored_signing_key(text),
     amp.bind_role(name, text), amp.store_binding(name, text), amp.unbind_role(name), amp.remove_binding(name)
     TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE amp.purge_tenant(text, integer, interval, jsonb) TO PUBLIC;

@@ -10,7 +10,7 @@
 //! Protocol: one lock, held exclusively for a few comparisons, never while anything else is waited for. A database's worker
 //! says every second that it lives; whoever notes something and finds no such word in ten seconds starts another.
 
-use crate::backend::Local;
+use crate::backend::{self, Local};
 use crate::context::{catalog, session, settings};
 use crate::error::{Code, Error};
 use crate::id::Id;
@@ -40,9 +40,6 @@ const USED_AGAIN: i64 = 60_000_000;
 
 // SAFETY: nobody else uses this name.
 static NOTES: PgLwLock<Notes> = unsafe { PgLwLock::new(c"amp_tenancy_audit") };
-
-/// True where the library was preloaded: in the postmaster, and so in all of its children.
-static SHARED: Local<Cell<bool>> = Local::new(Cell::new(false));
 
 /// The key whose use this backend noted last, and when.
 static LAST_USED: Local<Cell<Option<(proof::Name, i64)>>> = Local::new(Cell::new(None));
@@ -221,10 +218,8 @@ impl Notes {
 }
 
 pub(crate) fn init() {
-    // SAFETY: reads a variable of the backend.
-    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+    if backend::is_preloaded() {
         pg_shmem_init!(NOTES = Notes::new());
-        SHARED.set(true);
     }
 }
 
@@ -276,7 +271,7 @@ fn note(event: Event) {
         let database = pg_sys::MyDatabaseId;
         (database, database != pg_sys::InvalidOid && pg_sys::ParallelWorkerNumber < 0 && !pg_sys::RecoveryInProgress())
     };
-    if !here || !SHARED.get() {
+    if !here || !backend::is_preloaded() {
         return;
     }
     let actor = Actor::of_session();

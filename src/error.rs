@@ -32,8 +32,12 @@ pub(crate) enum Code {
     InvalidKey,
     /// 42704: a name that nobody registered.
     UndefinedObject,
-    /// 55000: the extension is not installed in this database.
-    NotInstalled,
+    /// 55000: something that it takes is missing: the extension in this database, a key.
+    NotReady,
+    /// 55000: not in this state.
+    WrongState,
+    /// XX001: what is stored is not what was stored.
+    DataCorrupted,
 }
 
 impl Code {
@@ -51,7 +55,8 @@ impl Code {
             Code::InvalidValue => b"22023",
             Code::InvalidKey => b"22P02",
             Code::UndefinedObject => b"42704",
-            Code::NotInstalled => b"55000",
+            Code::NotReady | Code::WrongState => b"55000",
+            Code::DataCorrupted => b"XX001",
         }
     }
 

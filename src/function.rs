@@ -1,8 +1,12 @@
 //! Version-1 functions: how Rust is called from SQL without a wrapper between.
 
 use crate::error::{Error, guarded};
-use pgrx::IntoDatum;
-use pgrx::pg_sys::{Datum, FunctionCallInfo};
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo, NullableDatum};
+use pgrx::{FromDatum, IntoDatum};
+
+/// The longest text that a function takes a look at, in bytes. An allocation that fails ends the whole server, so that nothing is
+/// allocated that is as long as a client wants it.
+const MAX_LEN: usize = 64 * 1024;
 
 /// Exports a version-1 function under its own name.
 macro_rules! raw_function {
@@ -25,6 +29,21 @@ macro_rules! raw_function {
     };
 }
 pub(crate) use raw_function;
+
+/// A text argument; empty for null, and for one too long to be anything. In a database of another encoding it may be any bytes: what
+/// is no UTF-8 is replaced, and so the name of nothing.
+///
+/// # Safety
+/// `argument` is of type text.
+pub(crate) unsafe fn text(argument: NullableDatum) -> String {
+    // SAFETY: by the contract above; reads its header, and then as bytes, as which it is stored.
+    unsafe {
+        if argument.isnull || pg_sys::toast_raw_datum_size(argument.value) > MAX_LEN {
+            return String::new();
+        }
+        String::from_utf8_lossy(<&[u8]>::from_datum(argument.value, false).unwrap_or_default()).into_owned()
+    }
+}
 
 /// Returns a text, or null.
 ///

@@ -14,13 +14,16 @@
 //! | [`context`] | what the session acts for: settings, resolution, pin, invalidation, parallel workers |
 //! | [`identity`] | who the session has proved to be: API keys, signed tokens, bound login roles |
 //! | [`audit`] | what was refused, told to the audit log from where a rollback does not reach |
+//! | [`secrets`] | tenants' secrets, encrypted under a key that is not in the database |
 //! | [`tenants`] | membership and permissions, as decisions read them |
+//! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
 //! | [`compat`] | what differs between PostgreSQL 15 and 18 |
 
 use pgrx::prelude::*;
 
+mod approval;
 mod audit;
 mod backend;
 mod compat;
@@ -29,6 +32,7 @@ mod error;
 mod function;
 mod id;
 mod identity;
+mod secrets;
 mod tenants;
 
 pgrx::pg_module_magic!(name = c"amp_tenancy", version = c"0.1.0");
@@ -40,10 +44,14 @@ extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["tenant_tabl
 extension_sql_file!("../sql/identity/tables.sql", name = "identity_tables", requires = ["audit"]);
 extension_sql_file!("../sql/identity/authenticate.sql", name = "authenticate", requires = ["identity_tables"]);
 extension_sql_file!("../sql/tenants/permissions.sql", name = "permissions", requires = ["authenticate"]);
-extension_sql_file!("../sql/tenants/tenants.sql", name = "tenants", requires = ["permissions"]);
+extension_sql_file!("../sql/secrets.sql", name = "secrets", requires = ["permissions"]);
+extension_sql_file!("../sql/tenants/tenants.sql", name = "tenants", requires = ["secrets"]);
 extension_sql_file!("../sql/tenants/config.sql", name = "config", requires = ["tenants"]);
 extension_sql_file!("../sql/tenants/users.sql", name = "users", requires = ["config"]);
-extension_sql_file!("../sql/identity/api_keys.sql", name = "api_keys", requires = ["users"]);
+extension_sql_file!("../sql/tenants/accounts.sql", name = "accounts", requires = ["users"]);
+extension_sql_file!("../sql/tenants/requests.sql", name = "requests", requires = ["accounts"]);
+extension_sql_file!("../sql/tenants/brand.sql", name = "brand", requires = ["requests"]);
+extension_sql_file!("../sql/identity/api_keys.sql", name = "api_keys", requires = ["brand"]);
 extension_sql_file!("../sql/identity/signing_keys.sql", name = "signing_keys", requires = ["api_keys"]);
 extension_sql_file!("../sql/identity/bound_roles.sql", name = "bound_roles", requires = ["signing_keys"]);
 extension_sql_file!("../sql/usage/tables.sql", name = "usage_tables", requires = ["bound_roles"]);
@@ -55,16 +63,24 @@ extension_sql_file!("../sql/isolation/foreign_keys.sql", name = "foreign_keys", 
 extension_sql_file!("../sql/isolation/indexes.sql", name = "indexes", requires = ["foreign_keys"]);
 extension_sql_file!("../sql/isolation/protect.sql", name = "protect", requires = ["indexes"]);
 extension_sql_file!("../sql/isolation/schemas.sql", name = "schemas", requires = ["protect"]);
-extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["schemas"]);
-extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["descendants"]);
+extension_sql_file!("../sql/approval/tables.sql", name = "approval_tables", requires = ["schemas"]);
+extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["approval_tables"]);
+extension_sql_file!("../sql/isolation/doctor.sql", name = "doctor", requires = ["descendants"]);
+extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["doctor"]);
+extension_sql_file!("../sql/approval/requests.sql", name = "approval_requests", requires = ["meter"]);
+extension_sql_file!("../sql/approval/gate.sql", name = "approval_gate", requires = ["approval_requests"]);
+extension_sql_file!("../sql/tenants/lifecycle.sql", name = "lifecycle", requires = ["approval_gate"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Registers settings, callbacks and hooks; nothing else happens at load.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    backend::init();
     context::init();
     identity::init();
+    secrets::init();
     audit::init();
+    approval::init();
     context::settings::reserve_prefix();
 }
 

@@ -28,6 +28,11 @@ END
 $$;
 COMMENT ON FUNCTION amp.assert_called_by_operator() IS 'Internal: raises TN004 unless called_by_operator().';
 
+CREATE FUNCTION amp.assert_called_by_session() RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_assert_called_by_session';
+COMMENT ON FUNCTION amp.assert_called_by_session() IS
+'Internal: once after called_by_operator(): raises TN004 where a stranger''s code called, and TN006 while the context is locked: an account is more than one tenant.';
+
 CREATE FUNCTION amp.new_api_key() RETURNS text[]
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_new_api_key';
 COMMENT ON FUNCTION amp.new_api_key() IS 'Internal: a new key: {id, key, SHA-256 of the key in hexadecimal}.';

@@ -23,7 +23,8 @@ BEGIN
                      ELSE 'It is a service or an operator: its group says what it may do.' END,
             HINT = 'Make a role of its own for the person.';
     END IF;
-    IF NOT EXISTS (SELECT FROM amp.app_users u WHERE u.id = store_binding.user_id) THEN
+    PERFORM FROM amp.app_users u WHERE u.id = store_binding.user_id FOR KEY SHARE; -- against a purge that would delete him now
+    IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'TN003',
             MESSAGE = format('user %s is unknown', coalesce(quote_literal(left(user_id, 64)), 'NULL')),
             HINT = 'Pass the id that amp.invite_user() returned.';

@@ -11,10 +11,12 @@ CREATE TABLE amp.stored_api_keys (
     expires_at timestamptz,
     name text NOT NULL,
     created_by text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     last_used_at timestamptz,
+    account_id text COLLATE "C",
     CHECK (operator = (user_id IS NULL)),
-    CHECK (NOT operator OR tenant_id IS NULL)
+    CHECK (NOT operator OR tenant_id IS NULL),
+    CHECK (account_id IS NULL OR NOT operator AND tenant_id IS NULL)
 );
 CREATE INDEX stored_api_keys_user_id_idx ON amp.stored_api_keys (user_id);
 CREATE INDEX stored_api_keys_tenant_id_idx ON amp.stored_api_keys (tenant_id);
@@ -33,11 +35,13 @@ COMMENT ON TABLE amp.revoked_api_keys IS 'Internal: the API keys that count no m
 
 CREATE VIEW amp.api_keys WITH (security_invoker) AS
     SELECT k.id, k.user_id, k.tenant_id, k.operator, k.permissions, k.name, k.created_by, k.created_at, k.expires_at,
-           (SELECT min(r.revoked_at) FROM amp.revoked_api_keys r WHERE r.key_id = k.id) AS revoked_at, k.last_used_at
+           (SELECT min(r.revoked_at) FROM amp.revoked_api_keys r WHERE r.key_id = k.id) AS revoked_at, k.last_used_at,
+           k.account_id
     FROM amp.stored_api_keys k;
 COMMENT ON VIEW amp.api_keys IS
-'API keys, without the keys. A session sees its own user''s, unless its credential is for one tenant; with users.manage its tenant''s; an operator sees all.';
+'API keys, without the keys. A session sees its own user''s, unless its credential is for one tenant or account; with users.manage its tenant''s; an operator sees all.';
 COMMENT ON COLUMN amp.api_keys.tenant_id IS 'The only tenant that it opens; NULL for all of the user''s.';
+COMMENT ON COLUMN amp.api_keys.account_id IS 'The account whose tenants it opens, and no others; NULL for no such bound.';
 COMMENT ON COLUMN amp.api_keys.permissions IS 'What it gives at most: what its maker held; NULL for no cap.';
 COMMENT ON COLUMN amp.api_keys.last_used_at IS 'To a minute; kept when the library is preloaded.';
 
@@ -64,7 +68,7 @@ COMMENT ON TABLE amp.bound_roles IS
 'Login roles that are a user. Both name and number have to be the role''s: one that was renamed, or dropped and made anew, is bound to nobody.';
 
 -- As in tenants/tables.sql: whatever can make a cached answer untrue tells the backends.
-CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE OF id, hash, user_id, tenant_id, operator, permissions, expires_at
+CREATE TRIGGER amp_invalidate AFTER DELETE OR UPDATE OF id, hash, user_id, tenant_id, operator, permissions, expires_at, account_id
     ON amp.stored_api_keys FOR EACH ROW EXECUTE FUNCTION amp.invalidate();
 CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.stored_api_keys EXECUTE FUNCTION amp.invalidate();
 CREATE TRIGGER amp_uncommitted AFTER INSERT ON amp.stored_api_keys EXECUTE FUNCTION amp.mark_uncommitted();
@@ -89,13 +93,13 @@ ALTER TABLE amp.bound_roles ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS 
 
 ALTER TABLE amp.stored_api_keys ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON amp.stored_api_keys FOR SELECT
-    USING (user_id = amp.user_id() AND amp.only_tenant() IS NULL OR tenant_id = amp.tenant_id('users.manage'));
+    USING (user_id = amp.user_id() AND amp.only_tenant() IS NULL AND amp.only_account() IS NULL OR tenant_id = amp.tenant_id('users.manage'));
 CREATE POLICY operator ON amp.stored_api_keys FOR SELECT TO amp_operator USING (true);
 ALTER TABLE amp.revoked_api_keys ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON amp.revoked_api_keys FOR SELECT
-    USING (user_id = amp.user_id() AND amp.only_tenant() IS NULL OR tenant_id = amp.tenant_id('users.manage'));
+    USING (user_id = amp.user_id() AND amp.only_tenant() IS NULL AND amp.only_account() IS NULL OR tenant_id = amp.tenant_id('users.manage'));
 CREATE POLICY operator ON amp.revoked_api_keys FOR SELECT TO amp_operator USING (true);
-GRANT SELECT (id, user_id, tenant_id, operator, permissions, expires_at, name, created_by, created_at, last_used_at)
+GRANT SELECT (id, user_id, tenant_id, operator, permissions, expires_at, name, created_by, created_at, last_used_at, account_id)
     ON amp.stored_api_keys TO PUBLIC;
 GRANT SELECT ON amp.revoked_api_keys, amp.api_keys TO PUBLIC;
 -- Also against pg_read_all_data and pg_write_all_data: a secret of HS256 is in there, and whoever writes a row is anybody.

@@ -19,6 +19,24 @@ BEGIN
                                  part.insert_permission, part.update_permission, part.delete_permission);
         PERFORM amp.meter(part.relation, m.metric) FROM amp.meters m WHERE m.relation = part.parent;
     END LOOP;
+    FOR part IN
+        SELECT n.relation, i.inhparent::regclass AS parent
+        FROM pg_inherits i JOIN amp.approval_gates g ON g.relation = i.inhparent, amp.descendants(i.inhrelid::regclass) n
+        WHERE NOT EXISTS (SELECT FROM amp.approval_gates own WHERE own.relation = n.relation AND own.parent IS NOT NULL)
+          AND i.inhrelid IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d
+                             UNION ALL
+                             SELECT c.inhrelid FROM pg_event_trigger_ddl_commands() d JOIN pg_inherits c ON c.inhparent = d.objid)
+    LOOP
+        PERFORM amp.gate_part(part.relation, part.parent);
+    END LOOP;
+    -- A partition that is detached loses its parent's trigger, and gets one of its own.
+    FOR part IN
+        SELECT g.relation FROM amp.approval_gates g
+        WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = g.relation AND i.inhparent = g.parent)
+          AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d WHERE d.objid IN (g.relation, g.parent)) AND g.parent IS NOT NULL
+    LOOP
+        PERFORM amp.gate_part(part.relation, part.relation);
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION amp.protect_descendants() IS
@@ -40,6 +58,16 @@ BEGIN
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND s.relation = d.objid;
     DELETE FROM amp.meters m USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid;
+    DELETE FROM amp.approval_gates g USING pg_event_trigger_dropped_objects() d
+    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND g.relation = d.objid;
+    FOR dropped IN
+        DELETE FROM amp.approval_gates g USING pg_event_trigger_dropped_objects() d
+        WHERE d.object_type = 'trigger' AND d.address_names[3] = 'amp_approval'
+          AND g.relation = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))
+        RETURNING amp.qualified(g.relation)
+    LOOP
+        PERFORM amp.log_change('gate.dropped', NULL, jsonb_build_object('table', dropped));
+    END LOOP;
     DELETE FROM amp.protected_schemas s USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_namespace'::regclass AND s.schema = d.object_name;
 END

@@ -275,7 +275,8 @@ BEGIN
             object := format('policy %I on %s', own.polname, relation); what := 'dropped'; RETURN NEXT;
         END LOOP;
         FOR own IN SELECT t.tgname FROM pg_trigger t WHERE t.tgrelid = relation AND NOT t.tgisinternal
-                   AND t.tgfoid IN ('amp.refuse_truncate()'::regprocedure, 'amp.count_inserted()'::regprocedure) ORDER BY 1 LOOP
+                   AND t.tgfoid IN ('amp.refuse_truncate()'::regprocedure, 'amp.count_inserted()'::regprocedure,
+                                    'amp.gate_approval()'::regprocedure) ORDER BY 1 LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', own.tgname, amp.qualified(relation));
             object := format('trigger %I on %s', own.tgname, relation); what := 'dropped'; RETURN NEXT;
         END LOOP;

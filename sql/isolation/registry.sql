@@ -86,6 +86,7 @@ BEGIN
     END IF;
     DELETE FROM amp.shared_tables s WHERE s.relation = forget_table.relation;
     DELETE FROM amp.meters m WHERE m.relation = forget_table.relation;
+    DELETE FROM amp.approval_gates g WHERE g.relation = forget_table.relation;
 END
 $$;
 COMMENT ON FUNCTION amp.forget_table(regclass) IS 'Internal: drops a table that is protected no more from the registry, for its owner.';

@@ -2,9 +2,21 @@
 -- not hold the tenant's row, and so does not put off a suspension.
 
 CREATE FUNCTION amp.patched_config(tenant text, config jsonb, patch jsonb) RETURNS jsonb
-    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'amp_patched_config';
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'amp_patched_config';
 COMMENT ON FUNCTION amp.patched_config(text, jsonb, jsonb) IS
-'Internal: what a merge patch makes of a configuration, checked whole: {"config", "changed": paths}. Errors: TN010 where it is wrong, 55000 a secret.';
+'Internal: what a merge patch makes of a configuration, checked whole: {"config", "changed": paths, "sealed": {path: {"key_id", "sealed"}}, "gone": paths}. Errors: TN010 where it is wrong, 55000 a secret, and no key.';
+
+CREATE FUNCTION amp.store_config(tenant text, patched jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE amp.tenant_configs c SET config = patched -> 'config', updated_at = now() WHERE c.tenant_id = tenant;
+    DELETE FROM amp.secrets s WHERE s.tenant_id = tenant AND patched -> 'gone' ? s.path;
+    INSERT INTO amp.secrets (tenant_id, path, key_id, sealed)
+    SELECT tenant, e.key, e.value ->> 'key_id', decode(e.value ->> 'sealed', 'hex') FROM jsonb_each(patched -> 'sealed') e
+    ON CONFLICT ON CONSTRAINT secrets_pkey DO UPDATE SET key_id = excluded.key_id, sealed = excluded.sealed, updated_at = now();
+END
+$$;
+COMMENT ON FUNCTION amp.store_config(text, jsonb) IS 'Internal: stores what patched_config() made, for whoever holds the row of the configuration.';
 
 CREATE FUNCTION amp.providers_of(config jsonb, kind text) RETURNS text[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_providers_of';
@@ -29,6 +41,7 @@ DECLARE
                     THEN patch -> 'config' ELSE patch END;
     present jsonb;
     patched jsonb;
+    rules_change boolean;
 BEGIN
     IF change IS NULL OR jsonb_typeof(change) <> 'object' THEN
         RAISE EXCEPTION USING ERRCODE = 'TN010', MESSAGE = 'config is not valid',
@@ -40,10 +53,10 @@ BEGIN
     ELSE
         PERFORM amp.assert_configures(change);
     END IF;
-    -- The next one patches what this one made: none is lost. Under REPEATABLE READ it fails and is run again.
     IF change = '{}' THEN -- nobody waits for whoever changes nothing
         RETURN amp.tenant_document(tenant);
     END IF;
+    -- The next one patches what this one made: none is lost. Under REPEATABLE READ it fails and is run again.
     INSERT INTO amp.tenant_configs (tenant_id) VALUES (tenant) ON CONFLICT ON CONSTRAINT tenant_configs_pkey DO NOTHING;
     SELECT c.config INTO present FROM amp.tenant_configs c WHERE c.tenant_id = tenant FOR UPDATE;
     IF NOT operator THEN
@@ -52,8 +65,14 @@ BEGIN
     END IF;
     patched := amp.patched_config(tenant, present, change);
     IF patched -> 'changed' <> '[]' THEN
-        UPDATE amp.tenant_configs c SET config = patched -> 'config', updated_at = now() WHERE c.tenant_id = tenant;
-        PERFORM amp.log_change('config.changed', tenant, jsonb_build_object('paths', patched -> 'changed'));
+        rules_change := EXISTS (SELECT FROM jsonb_array_elements_text(patched -> 'changed') path WHERE path ~ '^approval([.]|$)');
+        -- Other rules do not undo what time has decided by these. Waits for nobody: whoever holds a request would keep the rules as they are.
+        PERFORM amp.settle_tenant(tenant) WHERE rules_change;
+        PERFORM amp.store_config(tenant, patched);
+        PERFORM amp.settle_tenant(tenant) WHERE rules_change;
+        PERFORM amp.log_change('config.changed', tenant, jsonb_build_object(
+            'paths', jsonb_path_query_array(patched -> 'changed', '$[0 to 99]'),
+            'more_paths', nullif(greatest(jsonb_array_length(patched -> 'changed') - 100, 0), 0)));
     END IF;
     RETURN amp.tenant_document(tenant);
 END
@@ -68,7 +87,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.update_config(jsonb, text) IS
-'Changes the configuration of the session''s tenant (billing.configure for cost_limits, integrations.manage for the rest), or of any for an operator, by a JSON merge patch (RFC 7396), also in the form {"config": patch}. Checked whole; nothing is stored if anything is wrong. Returns the tenant''s document. Errors: TN001, TN002, TN003 another tenant, TN004, TN010 what is wrong where, 55000 a secret.';
+'Changes the configuration of the session''s tenant (billing.configure for cost_limits, integrations.manage for the rest), or of any for an operator, by a JSON merge patch (RFC 7396), also in the form {"config": patch}. Checked whole; nothing is stored if anything is wrong. Returns the tenant''s document. Errors: TN001, TN002, TN003 another tenant, TN004, TN010 what is wrong where, 55000 a secret, and no key to encrypt it with.';
 
 CREATE FUNCTION amp.tenant_document_for_caller(tenant_id text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -91,6 +110,26 @@ END
 $$;
 COMMENT ON FUNCTION amp.tenant(text) IS
 'The document of the session''s tenant, or of any for an operator: {"id", "name", "slug", "status", "config", "usage": {"current_month": {"missions_created", "content_generated", "api_calls", "cost_cents"}}, "created_at", "updated_at"}; cents, UTC months, ISO 8601 times in UTC. Errors: TN001, TN002, TN003 another tenant.';
+
+CREATE FUNCTION amp.tenant_documents() RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.assert_called_by_operator();
+    RETURN jsonb_build_object('data', coalesce((
+        SELECT jsonb_agg(amp.tenant_document(t.id) ORDER BY t.created_at, t.id) FROM amp.tenants t WHERE t.status <> 'deleted'), '[]'));
+END
+$$;
+COMMENT ON FUNCTION amp.tenant_documents() IS 'The work of list_tenants(), for operators.';
+
+CREATE FUNCTION amp.list_tenants() RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    RETURN amp.tenant_documents();
+END
+$$;
+COMMENT ON FUNCTION amp.list_tenants() IS
+'Operator: the documents of all tenants that are not deleted, with this month''s usage, oldest first: {"data": [document]}; see tenant(). Errors: TN004.';
 
 CREATE FUNCTION amp.own_config() RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -67,6 +67,23 @@ CREATE FUNCTION amp.role_permissions(tenant_id text, role text) RETURNS text[]
 $$;
 COMMENT ON FUNCTION amp.role_permissions(text, text) IS 'Internal: what a role holds in a tenant; NULL if there is no such role.';
 
+CREATE FUNCTION amp.leading_role(own text, by_account text) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN own IS NULL OR by_account = 'admin' OR own = 'viewer' AND by_account = 'operator' THEN by_account ELSE own END
+$$;
+COMMENT ON FUNCTION amp.leading_role(text, text) IS
+'Internal: the role that somebody goes by who has one in a tenant and one through its account; src/tenants/membership.rs says the same.';
+
+CREATE FUNCTION amp.permissions_of(tenant text, user_id text) RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(DISTINCT p.name ORDER BY p.name) FILTER (WHERE p.name IS NOT NULL), '{}')
+    FROM amp.memberships m LEFT JOIN LATERAL unnest(amp.role_permissions(m.tenant_id, m.role)) p(name) ON true
+    WHERE m.tenant_id = tenant AND m.user_id = permissions_of.user_id
+    GROUP BY m.tenant_id
+$$;
+COMMENT ON FUNCTION amp.permissions_of(text, text) IS
+'Internal: what a user holds in a tenant, as its member and through its account; NULL if he is not in it.';
+
 -- Operators and members come in by the same name, such as invite_user(), which runs with the caller's rights and notes who he is
 -- (mark_caller()). It calls a function that looks at that note, or at the context, and then has the work done with its owner's rights.
 
@@ -156,9 +173,11 @@ BEGIN
     PERFORM amp.assert_holds(permissions, format('role "%s"', name));
     PERFORM amp.assert_holds(amp.role_permissions(tenant, name), format('changing role "%s"', name))
     WHERE amp.role_permissions(tenant, name) IS NOT NULL;
+    PERFORM amp.settle_tenant(tenant); -- by whoever could decide until now, and then by whoever can from now on
     INSERT INTO amp.roles (tenant_id, name, permissions)
     VALUES (tenant, define_role.name, ARRAY(SELECT DISTINCT u FROM unnest(define_role.permissions) u ORDER BY u))
     ON CONFLICT ON CONSTRAINT roles_pkey DO UPDATE SET permissions = excluded.permissions;
+    PERFORM amp.settle_tenant(tenant);
     PERFORM amp.log_change('role.defined', tenant, jsonb_build_object('name', name, 'permissions', to_jsonb(permissions)));
 END
 $$;

@@ -24,13 +24,24 @@ END
 $$;
 COMMENT ON FUNCTION amp.tenant_document(text) IS 'Internal: the work of tenant().';
 
-CREATE FUNCTION amp.add_tenant(name text, slug text, config jsonb, id text) RETURNS jsonb
+CREATE FUNCTION amp.add_tenant_for_caller(name text, slug text, config jsonb, id text, account_id text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant text := coalesce(add_tenant.id, amp.new_id('tnt_'));
+    tenant text := coalesce(add_tenant_for_caller.id, amp.new_id('tnt_'));
+    account text := add_tenant_for_caller.account_id;
     taken text;
 BEGIN
-    PERFORM amp.assert_called_by_operator();
+    IF amp.called_by_operator() THEN
+        PERFORM amp.lock_account(account) WHERE account IS NOT NULL;
+    ELSIF amp.user_id() IS NULL THEN
+        PERFORM amp.assert_called_by_operator();
+    ELSE
+        PERFORM amp.assert_called_by_session();
+        account := amp.managed_account(account);
+        IF add_tenant_for_caller.id IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = 'only an operator chooses a tenant''s id', HINT = 'Leave id out for a new one.';
+        END IF;
+    END IF;
     IF name IS NULL OR btrim(name) = '' OR length(name) > 200 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'a tenant needs a name of 1 to 200 characters',
             HINT = 'Pass name => ''...''.';
@@ -53,33 +64,37 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid tenant id %L', left(tenant, 64)),
             HINT = 'Use 1 to 64 characters of A-Z, a-z, 0-9, _ and -, or leave it out for a new one.';
     END IF;
-    INSERT INTO amp.tenants (id, name, slug)
-    VALUES (tenant, btrim(add_tenant.name), add_tenant.slug)
+    INSERT INTO amp.tenants (id, name, slug, account_id)
+    VALUES (tenant, btrim(add_tenant_for_caller.name), add_tenant_for_caller.slug, account)
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         SELECT CASE WHEN EXISTS (SELECT FROM amp.tenants t WHERE t.id = tenant) THEN format('id "%s"', tenant)
-               ELSE format('slug "%s"', add_tenant.slug) END INTO taken;
+               ELSE format('slug "%s"', add_tenant_for_caller.slug) END INTO taken;
         RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('a tenant with %s exists or existed', taken),
             HINT = 'Choose another one; ids are never given twice.';
     END IF;
     -- A patch of nothing: without the members that it has none of yet, and checked as any other.
-    INSERT INTO amp.tenant_configs (tenant_id, config)
-    VALUES (tenant, amp.patched_config(tenant, '{}', add_tenant.config) -> 'config');
-    PERFORM amp.log_change('tenant.created', tenant, jsonb_build_object('name', btrim(add_tenant.name), 'slug', add_tenant.slug));
+    INSERT INTO amp.tenant_configs (tenant_id) VALUES (tenant);
+    PERFORM amp.store_config(tenant, amp.patched_config(tenant, '{}', add_tenant_for_caller.config));
+    PERFORM amp.log_change('tenant.created', tenant, jsonb_build_object(
+        'name', btrim(add_tenant_for_caller.name), 'slug', add_tenant_for_caller.slug, 'account_id', account));
+    -- As with the first tenant that somebody is invited to.
+    UPDATE amp.app_users u SET default_tenant_id = tenant WHERE u.id = amp.actor()::jsonb ->> 'user_id' AND u.default_tenant_id IS NULL;
     RETURN amp.tenant_document(tenant);
 END
 $$;
-COMMENT ON FUNCTION amp.add_tenant(text, text, jsonb, text) IS 'The work of create_tenant(), for operators.';
+COMMENT ON FUNCTION amp.add_tenant_for_caller(text, text, jsonb, text, text) IS 'The work of create_tenant(), by the rights of who called that.';
 
-CREATE FUNCTION amp.create_tenant(name text, slug text, config jsonb DEFAULT '{}', id text DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION amp.create_tenant(
+        name text, slug text, config jsonb DEFAULT '{}', id text DEFAULT NULL, account_id text DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM amp.mark_caller();
-    RETURN amp.add_tenant(name, slug, config, id);
+    RETURN amp.add_tenant_for_caller(name, slug, config, id, account_id);
 END
 $$;
-COMMENT ON FUNCTION amp.create_tenant(text, text, jsonb, text) IS
-'Operator: creates an active tenant and returns its document. The id is tnt_ and 16 base62 characters unless an existing one is given. Errors: TN004, 22023 bad name, slug or id, TN010 what is wrong in config where, 23505 slug or id taken.';
+COMMENT ON FUNCTION amp.create_tenant(text, text, jsonb, text, text) IS
+'Operator, or an admin of an account for his account (the only one that he is an admin of, unless it is named): creates an active tenant and returns its document. The id is tnt_ and 16 base62 characters unless an operator gives an existing one. Errors: TN003 no member of the account, TN004, 22023 bad name, slug or id, or several accounts, 42704 unknown account, TN010 what is wrong in config where, 55000 a secret in it, and no key, 23505 slug or id taken.';
 
 CREATE FUNCTION amp.set_tenant_status(tenant_id text, status text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -116,13 +131,3 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.activate_tenant(text) IS 'Operator: lets a suspended tenant in again. Returns its document. Errors: TN004, TN002.';
-
-CREATE FUNCTION amp.delete_tenant(tenant_id text) RETURNS jsonb
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM amp.mark_caller();
-    RETURN amp.set_tenant_status(tenant_id, 'deleted');
-END
-$$;
-COMMENT ON FUNCTION amp.delete_tenant(text) IS
-'Operator: ends a tenant. Its rows stay, out of everybody''s reach; its id is never given again, its slug is free. Returns its document. Errors: TN004, TN002.';

@@ -25,7 +25,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'TN003',
             MESSAGE = format('user %s is not a member of tenant "%s"', coalesce(quote_literal(left(user_id, 64)), 'NULL'), tenant),
-            HINT = 'See amp.users().';
+            HINT = 'See amp.users(); who has an account_id there is managed by the admins of that account.';
     END IF;
     RETURN present;
 END
@@ -35,8 +35,9 @@ COMMENT ON FUNCTION amp.member_role(text, text) IS 'Internal: a member''s presen
 CREATE FUNCTION amp.assert_other_admin(tenant text, user_id text) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM amp.members m
-                   WHERE m.tenant_id = tenant AND m.role = 'admin' AND m.user_id <> assert_other_admin.user_id) THEN
+    -- An account always has an admin once it had one, so it may be he himself; see move_tenant().
+    IF NOT EXISTS (SELECT FROM amp.memberships m WHERE m.tenant_id = tenant AND m.role = 'admin'
+                     AND (m.user_id <> assert_other_admin.user_id OR m.account_id IS NOT NULL)) THEN
         RAISE EXCEPTION USING ERRCODE = 'TN004',
             MESSAGE = format('user "%s" is the last admin of tenant "%s"', user_id, tenant),
             HINT = 'Make somebody else an admin first.';
@@ -47,12 +48,12 @@ COMMENT ON FUNCTION amp.assert_other_admin(text, text) IS 'Internal: raises TN00
 
 -- Inviting.
 
-CREATE FUNCTION amp.add_member(tenant text, email text, role text) RETURNS jsonb
+CREATE FUNCTION amp.person_of(email text, default_tenant text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     -- One spelling: somebody else's would tell that he was known before.
-    address text := lower(btrim(add_member.email));
+    address text := lower(btrim(person_of.email));
     person text;
 BEGIN
     IF address IS NULL OR address !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' OR length(address) > 254 THEN
@@ -60,17 +61,38 @@ BEGIN
             MESSAGE = format('invalid e-mail address %s', coalesce(quote_literal(left(address, 64)), 'NULL')),
             HINT = 'Pass one address, such as newuser@example.com.';
     END IF;
-    PERFORM amp.lock_tenant(tenant);
-    PERFORM amp.assert_role(tenant, add_member.role);
-    INSERT INTO amp.app_users (id, email, default_tenant_id) VALUES (amp.new_id('user_'), address, tenant)
-    ON CONFLICT (lower(email)) DO NOTHING RETURNING id INTO person;
+    -- FOR KEY SHARE: a purge of his last other tenant would delete him now. First, for an INSERT waits for whoever changes his row, and he
+    -- himself could put off what is done about him.
+    SELECT u.id INTO person FROM amp.app_users u WHERE lower(u.email) = address FOR KEY SHARE;
     IF person IS NULL THEN
-        SELECT u.id INTO person FROM amp.app_users u WHERE lower(u.email) = address;
+        INSERT INTO amp.app_users (id, email, default_tenant_id) VALUES (amp.new_id('user_'), address, default_tenant)
+        ON CONFLICT (lower(email)) DO NOTHING RETURNING id INTO person;
+    END IF;
+    IF person IS NULL THEN
+        SELECT u.id INTO person FROM amp.app_users u WHERE lower(u.email) = address FOR KEY SHARE;
     END IF;
     IF person IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'the same person was invited at the same time',
             HINT = 'Run the transaction again.';
     END IF;
+    RETURN person;
+END
+$$;
+COMMENT ON FUNCTION amp.person_of(text, text) IS
+'Internal: the user with this e-mail address; a new one, with this default tenant, if there is none. Errors: 22023 bad e-mail, 40001.';
+
+CREATE FUNCTION amp.add_member(tenant text, email text, role text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    address text := lower(btrim(add_member.email));
+    person text;
+BEGIN
+    PERFORM amp.lock_tenant(tenant);
+    PERFORM amp.assert_role(tenant, add_member.role);
+    person := amp.person_of(address, tenant);
+    -- Who comes back to decide finds decided what was while he was gone (sql/approval/requests.sql).
+    PERFORM amp.settle_tenant(tenant);
     INSERT INTO amp.members (tenant_id, user_id, role) VALUES (tenant, person, add_member.role)
     ON CONFLICT ON CONSTRAINT members_pkey DO NOTHING;
     IF NOT FOUND THEN
@@ -80,7 +102,11 @@ BEGIN
     -- The first tenant is the default, also after one was the default that he is no member of any more.
     UPDATE amp.app_users u SET default_tenant_id = tenant
     WHERE u.id = person AND u.default_tenant_id IS DISTINCT FROM tenant AND NOT EXISTS (
-        SELECT FROM amp.members m WHERE m.tenant_id = u.default_tenant_id AND m.user_id = person);
+        SELECT FROM amp.memberships m WHERE m.tenant_id = u.default_tenant_id AND m.user_id = person);
+    -- Who may be in by an account holds more now than what backends remember: a change, not only a new row.
+    UPDATE amp.members m SET role = m.role
+    WHERE m.tenant_id = tenant AND m.user_id = person
+      AND EXISTS (SELECT FROM amp.tenants t WHERE t.id = tenant AND t.account_id IS NOT NULL);
     PERFORM amp.log_change('member.added', tenant, jsonb_build_object('user_id', person, 'role', add_member.role));
     RETURN jsonb_build_object('id', person, 'email', address, 'role', add_member.role, 'tenant_id', tenant);
 END
@@ -122,8 +148,10 @@ BEGIN
     IF amp.member_role(tenant, change_member.user_id) = 'admin' AND change_member.role <> 'admin' THEN
         PERFORM amp.assert_other_admin(tenant, change_member.user_id);
     END IF;
+    PERFORM amp.settle_tenant(tenant); -- by whoever could decide until now, and then by whoever can from now on
     UPDATE amp.members m SET role = change_member.role
     WHERE m.tenant_id = tenant AND m.user_id = change_member.user_id;
+    PERFORM amp.settle_tenant(tenant);
     PERFORM amp.log_change('member.changed', tenant, jsonb_build_object('user_id', user_id, 'role', change_member.role));
     RETURN (SELECT jsonb_build_object('id', u.id, 'email', u.email, 'role', change_member.role, 'tenant_id', tenant)
             FROM amp.app_users u WHERE u.id = change_member.user_id);
@@ -168,11 +196,15 @@ BEGIN
     IF amp.member_role(tenant, drop_member.user_id) = 'admin' THEN
         PERFORM amp.assert_other_admin(tenant, drop_member.user_id);
     END IF;
+    -- Requests that waited for him alone are approved. One that he holds is passed over: he does not put off his removal.
+    PERFORM amp.settle_tenant(tenant);
     -- His default tenant stays what it is, and counts for nothing: he could hold its row and put off his removal.
     DELETE FROM amp.members m WHERE m.tenant_id = tenant AND m.user_id = drop_member.user_id;
-    -- Should he be invited again one day, what he had in his pocket opens nothing.
+    PERFORM amp.settle_tenant(tenant);
+    -- Should he be invited again one day, what he had in his pocket opens nothing. Not if he is still there through the account: to take
+    -- those keys away takes what he holds.
     PERFORM amp.end_api_key(k.id, k.user_id, k.tenant_id) FROM amp.stored_api_keys k
-    WHERE k.tenant_id = tenant AND k.user_id = drop_member.user_id;
+    WHERE k.tenant_id = tenant AND k.user_id = drop_member.user_id AND amp.permissions_of(tenant, drop_member.user_id) IS NULL;
     PERFORM amp.log_change('member.removed', tenant, jsonb_build_object('user_id', user_id));
 END
 $$;
@@ -224,8 +256,10 @@ CREATE FUNCTION amp.members_document(tenant text) RETURNS jsonb
 BEGIN
     PERFORM amp.assert_tenant(tenant);
     RETURN jsonb_build_object('data', coalesce((
-        SELECT jsonb_agg(jsonb_build_object('id', u.id, 'email', u.email, 'role', m.role) ORDER BY lower(u.email))
-        FROM amp.members m JOIN amp.app_users u ON u.id = m.user_id
+        SELECT jsonb_agg(jsonb_build_object('id', u.id, 'email', u.email, 'role', m.role)
+                         || CASE WHEN m.account_id IS NULL THEN '{}' ELSE jsonb_build_object('account_id', m.account_id) END
+                         ORDER BY lower(u.email), m.account_id NULLS FIRST)
+        FROM amp.memberships m JOIN amp.app_users u ON u.id = m.user_id
         WHERE m.tenant_id = tenant), '[]'));
 END
 $$;
@@ -250,7 +284,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.users(text) IS
-'The members of the session''s tenant, or of any for an operator: {"data": [{"id", "email", "role"}]}, by e-mail. Errors: TN001, TN002, TN003 another tenant.';
+'The members of the session''s tenant, or of any for an operator: {"data": [{"id", "email", "role"}]}, by e-mail; who is in it through its account has an entry with "account_id", too. Errors: TN001, TN002, TN003 another tenant.';
 
 CREATE FUNCTION amp.my_tenants() RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -261,14 +295,17 @@ BEGIN
         SELECT jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'role', m.role,
                                             'is_default', t.id IS NOT DISTINCT FROM u.default_tenant_id)
                          ORDER BY m.created_at, t.id)
-        FROM amp.members m
+        FROM (SELECT b.tenant_id, min(b.created_at) AS created_at,
+                     amp.leading_role(min(b.role) FILTER (WHERE b.account_id IS NULL), min(b.role) FILTER (WHERE b.account_id IS NOT NULL))
+              FROM amp.memberships b WHERE b.user_id = person GROUP BY b.tenant_id) m(tenant_id, created_at, role)
         JOIN amp.tenants t ON t.id = m.tenant_id
-        JOIN amp.app_users u ON u.id = m.user_id
-        WHERE m.user_id = person AND t.status = 'active' AND t.id = coalesce(amp.only_tenant(), t.id)), '[]'));
+        JOIN amp.app_users u ON u.id = person
+        WHERE t.status = 'active' AND t.id = coalesce(amp.only_tenant(), t.id)
+          AND (amp.only_account() IS NULL OR t.account_id = amp.only_account())), '[]'));
 END
 $$;
 COMMENT ON FUNCTION amp.my_tenants() IS
-'The active tenants of the session''s user: {"data": [{"id", "name", "role", "is_default"}]}, oldest membership first; only that one which a credential is for. Needs a user, no tenant. Errors: TN003 no user, or unknown.';
+'The active tenants of the session''s user: {"data": [{"id", "name", "role", "is_default"}]}, oldest membership first; only those that a credential opens. Needs a user, no tenant. Errors: TN003 no user, or unknown.';
 
 CREATE FUNCTION amp.required_user() RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -289,14 +326,15 @@ CREATE FUNCTION amp.set_default_tenant(tenant_id text) RETURNS jsonb
 DECLARE
     person text := amp.required_user();
 BEGIN
-    IF amp.only_tenant() IS NOT NULL THEN
+    IF amp.only_tenant() IS NOT NULL OR amp.only_account() IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'TN003',
-            MESSAGE = format('this session''s credential is for tenant "%s" only', amp.only_tenant()),
+            MESSAGE = format('this session''s credential is for %s "%s" only', CASE WHEN amp.only_tenant() IS NULL THEN 'account' ELSE 'tenant' END,
+                             coalesce(amp.only_tenant(), amp.only_account())),
             HINT = 'Pass a credential for all of the user''s tenants to amp.authenticate().';
     END IF;
     UPDATE amp.app_users u SET default_tenant_id = set_default_tenant.tenant_id
     WHERE u.id = person AND EXISTS (
-        SELECT FROM amp.members m JOIN amp.tenants t ON t.id = m.tenant_id
+        SELECT FROM amp.memberships m JOIN amp.tenants t ON t.id = m.tenant_id
         WHERE m.user_id = person AND t.id = set_default_tenant.tenant_id AND t.status = 'active');
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'TN003',
@@ -307,4 +345,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.set_default_tenant(text) IS
-'Makes one of the user''s active tenants his default. Returns {"default_tenant_id"}. Counts from the next session or credential on. Errors: TN003 no user, not a member, or a credential for one tenant.';
+'Makes one of the user''s active tenants his default. Returns {"default_tenant_id"}. Counts from the next session or credential on. Errors: TN003 no user, not a member, or a credential for one tenant or account.';

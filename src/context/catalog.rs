@@ -2,7 +2,8 @@
 //!
 //! A catalog snapshot is taken anew for every look-up, so a REPEATABLE READ transaction sees a suspension that committed
 //! after its own snapshot (P6). Nothing here writes, takes a transaction id or uses SPI: it works on a standby, in a read-only
-//! transaction and inside a setting's check hook. Column numbers are those of sql/tenants/tables.sql and sql/identity/tables.sql; upgrades only append.
+//! transaction and inside a setting's check hook. Column numbers are those of tables.sql in sql/tenants, sql/identity and
+//! sql/approval, and of sql/tenants/brand.sql; upgrades only append.
 
 use crate::error::{Code, Error};
 use pgrx::{FromDatum, PgMemoryContexts, pg_sys};
@@ -14,10 +15,12 @@ pub(crate) struct Table {
     index: &'static CStr,
 }
 
-/// (id, status, ...)
+/// (id, status, name, slug, created_at, updated_at, account_id, ...)
 pub(crate) const TENANTS: Table = Table { name: c"tenants", index: c"tenants_pkey" };
-/// (tenant_id, user_id, role, ...)
+/// (tenant_id, user_id, role, created_at, ...)
 pub(crate) const MEMBERS: Table = Table { name: c"members", index: c"members_pkey" };
+/// (account_id, user_id, role, created_at, ...)
+pub(crate) const ACCOUNT_MEMBERS: Table = Table { name: c"account_members", index: c"account_members_pkey" };
 /// (tenant_id, name, permissions, ...)
 pub(crate) const ROLES: Table = Table { name: c"roles", index: c"roles_pkey" };
 /// (name, management, roles, ...)
@@ -25,7 +28,7 @@ pub(crate) const PERMISSIONS: Table = Table { name: c"permissions", index: c"per
 /// (id, email, default_tenant_id, ...)
 pub(crate) const USERS: Table = Table { name: c"app_users", index: c"app_users_pkey" };
 
-/// (id, hash, user_id, tenant_id, operator, permissions, expires_at, ...)
+/// (id, hash, user_id, tenant_id, operator, permissions, expires_at, name, created_by, created_at, last_used_at, account_id, ...)
 pub(crate) const API_KEYS: Table = Table { name: c"stored_api_keys", index: c"stored_api_keys_pkey" };
 /// (key_id, ...)
 pub(crate) const REVOKED_API_KEYS: Table = Table { name: c"revoked_api_keys", index: c"revoked_api_keys_key_id_idx" };
@@ -34,9 +37,34 @@ pub(crate) const SIGNING_KEYS: Table = Table { name: c"signing_keys", index: c"s
 /// (role_name, role, user_id, ...)
 pub(crate) const BOUND_ROLES: Table = Table { name: c"bound_roles", index: c"bound_roles_pkey" };
 
-/// The tables that an answer can rest on.
-const ALL: [&Table; 9] =
-    [&TENANTS, &MEMBERS, &ROLES, &PERMISSIONS, &USERS, &API_KEYS, &REVOKED_API_KEYS, &SIGNING_KEYS, &BOUND_ROLES];
+/// (target_tenant, source_tenant, element, account_id, expires_at, since, shared_at, ...)
+pub(crate) const BRAND_SHARES: Table = Table { name: c"stored_brand_shares", index: c"stored_brand_shares_pkey" };
+/// (target_tenant, source_tenant, element, ended_at, ...)
+pub(crate) const ENDED_BRAND_SHARES: Table =
+    Table { name: c"ended_brand_shares", index: c"ended_brand_shares_tenants_idx" };
+/// (source_tenant, element, value, ...)
+pub(crate) const BRAND_ELEMENTS: Table = Table { name: c"brand_elements", index: c"brand_elements_pkey" };
+
+/// (tenant_id, config, ...)
+pub(crate) const TENANT_CONFIGS: Table = Table { name: c"tenant_configs", index: c"tenant_configs_pkey" };
+/// (id, tenant_id, status, reason, decided_at, requested_by, requested_at, ...)
+pub(crate) const APPROVAL_REQUESTS: Table = Table { name: c"approval_requests", index: c"approval_requests_pkey" };
+/// (request_id, user_id, decision, at, ...)
+pub(crate) const APPROVAL_DECISIONS: Table = Table { name: c"approval_decisions", index: c"approval_decisions_pkey" };
+
+/// The tables that an answer about the context can rest on.
+const ALL: [&Table; 10] = [
+    &TENANTS,
+    &MEMBERS,
+    &ACCOUNT_MEMBERS,
+    &ROLES,
+    &PERMISSIONS,
+    &USERS,
+    &API_KEYS,
+    &REVOKED_API_KEYS,
+    &SIGNING_KEYS,
+    &BOUND_ROLES,
+];
 
 /// Their object ids; invalid ones before the first look-up.
 pub(super) type Watched = [pg_sys::Oid; ALL.len()];
@@ -125,12 +153,56 @@ fn relation(schema: pg_sys::Oid, name: &CStr) -> Result<pg_sys::Oid, Error> {
 }
 
 fn not_installed() -> Error {
-    Error::new(Code::NotInstalled, "extension amp_tenancy is not installed in this database")
+    Error::new(Code::NotReady, "extension amp_tenancy is not installed in this database")
         .hint("Run CREATE EXTENSION amp_tenancy as a superuser.")
 }
 
 /// Reads the rows whose leading key columns equal `key`, in the order of the index, as `read` makes of each.
-pub(crate) fn rows<T>(table: &Table, key: &[&str], mut read: impl FnMut(&Row) -> T) -> Result<Vec<T>, Error> {
+pub(crate) fn rows<T>(table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Vec<T>, Error> {
+    // SAFETY: no snapshot asks for one that is taken anew.
+    unsafe { scan(std::ptr::null_mut(), table, key, read) }
+}
+
+/// Reads the row with this primary key.
+pub(crate) fn row<T>(table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Option<T>, Error> {
+    Ok(rows(table, key, read)?.pop())
+}
+
+/// One moment, as new as a catalog snapshot: for look-ups that have to agree with each other.
+pub(crate) struct Moment(pg_sys::Snapshot);
+
+/// Runs look-ups that all see this moment.
+pub(crate) fn at_one_moment<T>(look: impl FnOnce(&Moment) -> Result<T, Error>) -> Result<T, Error> {
+    // SAFETY: in a transaction, whose resource owner releases the snapshot if an error passes by.
+    unsafe {
+        let moment = Moment(pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()));
+        let found = look(&moment);
+        pg_sys::UnregisterSnapshot(moment.0);
+        found
+    }
+}
+
+impl Moment {
+    /// As [`rows`].
+    pub(crate) fn rows<T>(&self, table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Vec<T>, Error> {
+        // SAFETY: the snapshot is registered for as long as `self` is there.
+        unsafe { scan(self.0, table, key, read) }
+    }
+
+    /// As [`row`].
+    pub(crate) fn row<T>(&self, table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Option<T>, Error> {
+        Ok(self.rows(table, key, read)?.pop())
+    }
+}
+
+/// # Safety
+/// `snapshot` is null or registered.
+unsafe fn scan<T>(
+    snapshot: pg_sys::Snapshot,
+    table: &Table,
+    key: &[&str],
+    mut read: impl FnMut(&Row) -> T,
+) -> Result<Vec<T>, Error> {
     let schema = schema()?;
     let (heap, index) = (relation(schema, table.name)?, relation(schema, table.index)?);
     let mut found = Vec::new();
@@ -150,8 +222,7 @@ pub(crate) fn rows<T>(table: &Table, key: &[&str], mut read: impl FnMut(&Row) ->
                 );
             }
             let heap = pg_sys::table_open(heap, pg_sys::AccessShareLock as _);
-            let scan =
-                pg_sys::systable_beginscan(heap, index, true, std::ptr::null_mut(), key.len() as _, keys.as_mut_ptr());
+            let scan = pg_sys::systable_beginscan(heap, index, true, snapshot, key.len() as _, keys.as_mut_ptr());
             loop {
                 let tuple = pg_sys::systable_getnext(scan);
                 if tuple.is_null() {
@@ -164,9 +235,4 @@ pub(crate) fn rows<T>(table: &Table, key: &[&str], mut read: impl FnMut(&Row) ->
         });
     }
     Ok(found)
-}
-
-/// Reads the row with this primary key.
-pub(crate) fn row<T>(table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Option<T>, Error> {
-    Ok(rows(table, key, read)?.pop())
 }

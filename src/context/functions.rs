@@ -4,12 +4,12 @@
 //! goes through `guarded`, which turns an error into PostgreSQL's after Rust has cleaned up.
 
 use super::{parallel, resolve, session, settings, transaction};
-use crate::backend::Local;
+use crate::backend::{self, Local};
 use crate::error::{Code, Error, guarded};
-use crate::function::{raw_function, return_text};
-use crate::id;
+use crate::function::{raw_function, return_text, text};
+use crate::id::{self, Id};
 use crate::identity::{self, proof::By};
-use crate::tenants::permissions;
+use crate::tenants::{membership, permissions};
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys, varlena};
 use std::cell::Cell;
@@ -476,6 +476,9 @@ raw_function! {
 /// The role that said `mark_caller()` last, in the client's statement of that time; taken by the first who asks.
 static CALLER: Local<Cell<Option<(pg_sys::TimestampTz, pg_sys::Oid)>>> = Local::new(Cell::new(None));
 
+/// The client's statement in which `called_by_operator()` has last found that the session itself called.
+static BY_SESSION: Local<Cell<Option<pg_sys::TimestampTz>>> = Local::new(Cell::new(None));
+
 /// Takes the mark, if this statement made it.
 fn take_caller() -> Option<pg_sys::Oid> {
     // SAFETY: reads a variable of the backend.
@@ -519,6 +522,8 @@ raw_function! {
         unsafe {
             guarded(|| {
                 resolve::listen();
+                let by_session = caller == Some(session::chosen_role()) && in_plain_statement();
+                BY_SESSION.set(by_session.then(|| pg_sys::GetCurrentStatementStartTimestamp()));
                 let operator = caller.is_some_and(|role| {
                     session::current().operator && session::is_operator(role)
                         || role == session::chosen_role() && identity::proves_operator()
@@ -538,6 +543,26 @@ raw_function! {
 }
 
 raw_function! {
+    /// `amp.assert_called_by_session() → void`: after `called_by_operator()`, for what reaches beyond one tenant: TN004 where a stranger's
+    /// code called (a SECURITY DEFINER function, a trigger, an index expression), which happens to run in the session of who may do it.
+    amp_assert_called_by_session, pg_finfo_amp_assert_called_by_session, |_fcinfo| {
+        // SAFETY: reads a variable of the backend; this frame owns nothing.
+        unsafe {
+            let now = pg_sys::GetCurrentStatementStartTimestamp();
+            guarded(|| {
+                resolve::check_unlocked()?;
+                if BY_SESSION.take() == Some(now) {
+                    return Ok(Datum::null());
+                }
+                Err(Error::new(Code::PermissionDenied, "an account is administered by what the session itself calls")
+                    .detail("A stranger's function, a trigger, a cursor or code that the server runs on the side has none of its user's rights there.")
+                    .hint("Call it in a statement of its own; in psql without FETCH_COUNT, in PL/pgSQL not in the query of a FOR loop."))
+            })
+        }
+    }
+}
+
+raw_function! {
     /// `amp.only_tenant() → text`: the only tenant that the session's credential opens; null if it opens all of its user's.
     amp_only_tenant, pg_finfo_amp_only_tenant, |fcinfo| {
         // SAFETY: this frame owns nothing; fcinfo is the function manager's.
@@ -545,6 +570,45 @@ raw_function! {
             return_text(fcinfo, || {
                 let only = identity::current()?.and_then(|identity| identity.proof.tenant);
                 Ok(only.map(|tenant| tenant.as_str().to_owned()))
+            })
+        }
+    }
+}
+
+raw_function! {
+    /// `amp.is_preloaded() → boolean`
+    amp_is_preloaded, pg_finfo_amp_is_preloaded, |_fcinfo| Datum::from(backend::is_preloaded())
+}
+
+raw_function! {
+    /// `amp.only_account() → text`: the account whose tenants the session's credential opens, and no others; null if there is none.
+    amp_only_account, pg_finfo_amp_only_account, |fcinfo| {
+        // SAFETY: this frame owns nothing; fcinfo is the function manager's.
+        unsafe {
+            return_text(fcinfo, || {
+                let only = identity::current()?.and_then(|identity| identity.proof.account);
+                Ok(only.map(|account| account.as_str().to_owned()))
+            })
+        }
+    }
+}
+
+raw_function! {
+    /// `amp.account_role(account text) → text`: the role of the session's user in an account; null if he has none, or if his
+    /// credential does not open that account. Read anew, whatever the isolation level.
+    amp_account_role, pg_finfo_amp_account_role, |fcinfo| {
+        // SAFETY: this frame owns nothing; the function is STRICT with one text argument.
+        unsafe {
+            let account = (*fcinfo).args.as_slice(1)[0];
+            return_text(fcinfo, || {
+                resolve::listen();
+                let account = Id::parse(text(account).as_bytes());
+                let proof = if session::current().bypasses { None } else { identity::current()? }.map(|identity| identity.proof);
+                let narrow = proof.is_some_and(|proof| proof.tenant.is_some() || proof.account.is_some() && proof.account != account);
+                match (account, resolve::user()?) {
+                    (Some(account), Some(user)) if !narrow => membership::in_account(&account, &user),
+                    _ => Ok(None),
+                }
             })
         }
     }

@@ -86,7 +86,7 @@ fn decode(text: &str) -> Option<Current> {
     let user = Id::parse(lines.next()?.as_bytes());
     let role = lines.next().filter(|role| !role.is_empty()).map(str::to_owned);
     let expires = lines.next()?.parse().ok()?;
-    let verdict = Rc::new(Verdict { role, held: lines.map(str::to_owned).collect() });
+    let verdict = Rc::new(Verdict { role, held: lines.map(str::to_owned).collect(), account: None }); // asked by the leader only
     Some(Current { tenant, user, verdict, capped_by: None, expires, epoch: 0 })
 }
 
@@ -107,6 +107,7 @@ mod tests {
                 verdict: Rc::new(Verdict {
                     role: role.map(str::to_owned),
                     held: held.iter().map(|name| name.to_string()).collect(),
+                    account: None,
                 }),
                 capped_by: None,
                 expires: 42,

@@ -222,12 +222,15 @@ fn decide() -> Result<Rc<Current>, Error> {
         && last.epoch == EPOCH.get()
         && (last.tenant, last.user, last.capped_by, last.expires) == (tenant, user, capped_by, expires)
     {
+        check_account(proved.as_deref(), &last.verdict)?;
         return Ok(Rc::clone(last));
     }
     let epoch = if keeps() { EPOCH.get() } else { 0 };
     let mut verdict = verdict(tenant, user)?;
+    check_account(proved.as_deref(), &verdict)?;
     if let Some(cap) = proved.as_ref().and_then(|proved| proved.cap.as_ref()) {
-        verdict = Rc::new(Verdict { role: verdict.role.clone(), held: verdict.held.within(cap) });
+        verdict =
+            Rc::new(Verdict { held: verdict.held.within(cap), role: verdict.role.clone(), account: verdict.account });
     }
     Ok(Rc::new(Current { tenant, user, verdict, capped_by, expires, epoch }))
 }
@@ -242,9 +245,10 @@ pub(crate) fn listen() {
 pub(super) fn check_tenant(tenant: Id) -> Result<(), Error> {
     let decided = (|| {
         listen();
-        let user = match proved()? {
+        let proved = proved()?;
+        let user = match &proved {
             Some(proved) => {
-                check_opens(&proved, tenant)?;
+                check_opens(proved, tenant)?;
                 proved.proof.user
             }
             None => {
@@ -253,7 +257,7 @@ pub(super) fn check_tenant(tenant: Id) -> Result<(), Error> {
             }
         };
         check_lock(tenant, user)?;
-        verdict(tenant, user).map(|_| ())
+        check_account(proved.as_deref(), &*verdict(tenant, user)?)
     })();
     decided.inspect_err(|error| audit::refused(error, Some(tenant), settings::user().id()))
 }
@@ -328,8 +332,14 @@ fn proved() -> Result<Option<Rc<Identity>>, Error> {
     Ok(identity.filter(|identity| identity.proof.user.is_some() && (session.service || !session.operator)))
 }
 
-/// A credential for one tenant opens no other. Errors: TN003.
+/// A credential for one tenant, or for an account, opens no other. Before anything else is asked of that one: who has it learns nothing of
+/// where else its user is. Errors: TN003.
 fn check_opens(proved: &Identity, tenant: Id) -> Result<(), Error> {
+    if let Some(account) = proved.proof.account
+        && membership::account_of(&tenant)? != Some(account)
+    {
+        return Err(opens_account_only(account));
+    }
     match proved.proof.tenant {
         Some(only) if only != tenant => Err(Error::new(
             Code::NotAMember,
@@ -338,6 +348,22 @@ fn check_opens(proved: &Identity, tenant: Id) -> Result<(), Error> {
         .hint("Pass a credential for the other tenant, or for all of the user's, to amp.authenticate().")),
         _ => Ok(()),
     }
+}
+
+/// The verdict is of a tenant that the credential opens: it may have been found later than that was asked. Errors: TN003.
+fn check_account(proved: Option<&Identity>, verdict: &Verdict) -> Result<(), Error> {
+    match proved.and_then(|proved| proved.proof.account) {
+        Some(only) if verdict.account != Some(only) => Err(opens_account_only(only)),
+        _ => Ok(()),
+    }
+}
+
+fn opens_account_only(account: Id) -> Error {
+    Error::new(
+        Code::NotAMember,
+        format!("this session's credential opens the tenants of account \"{}\" only", account.as_str()),
+    )
+    .hint("Pass a credential for the other tenant, or for all of the user's, to amp.authenticate().")
 }
 
 /// True if there is a tenant to resolve: one that was set, or the one that a proof starts in.

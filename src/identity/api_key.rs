@@ -10,6 +10,7 @@ use super::{Identity, default_tenant, expiry};
 use crate::context::catalog::{self, API_KEYS, REVOKED_API_KEYS};
 use crate::error::Error;
 use crate::id::{self, Id};
+use crate::tenants::membership;
 use crate::tenants::permissions::Held;
 use pgrx::datum::TimestampWithTimeZone;
 use sha2::{Digest, Sha256};
@@ -20,9 +21,25 @@ struct ApiKey {
     hash: Vec<u8>,
     user: Option<Id>,
     tenant: Option<Id>,
+    account: Option<Id>,
     operator: bool,
     cap: Option<Held>,
     expires: i64,
+    created: i64,
+}
+
+impl ApiKey {
+    /// True where its user has left since it was made, and has come back: what he had in his pocket opens nothing. Who is not there at all is
+    /// refused where he wants to enter.
+    fn has_outlived_its_membership(&self) -> Result<bool, Error> {
+        Ok(match (&self.user, &self.tenant, &self.account) {
+            (Some(user), Some(tenant), _) => membership::was_in_tenant(tenant, user, self.created)? == Some(false),
+            (Some(user), None, Some(account)) => {
+                membership::in_account_since(account, user)?.is_none_or(|since| self.created < since)
+            }
+            _ => false,
+        })
+    }
 }
 
 fn find(key: &str) -> Result<Option<ApiKey>, Error> {
@@ -30,9 +47,11 @@ fn find(key: &str) -> Result<Option<ApiKey>, Error> {
         hash: row.get(2).unwrap_or_default(),
         user: row.get::<String>(3).and_then(|user| Id::parse(user.as_bytes())),
         tenant: row.get::<String>(4).and_then(|tenant| Id::parse(tenant.as_bytes())),
+        account: row.get::<String>(12).and_then(|account| Id::parse(account.as_bytes())),
         operator: row.get(5).unwrap_or(false),
         cap: row.get::<Vec<String>>(6).map(|names| names.into_iter().collect()),
         expires: row.get::<TimestampWithTimeZone>(7).map_or(NEVER, TimestampWithTimeZone::into_inner),
+        created: row.get::<TimestampWithTimeZone>(10).map_or(0, TimestampWithTimeZone::into_inner),
     })
 }
 
@@ -51,23 +70,32 @@ pub(super) fn verify(key: &str, text: &str) -> Result<Identity, Refusal> {
     if is_revoked(key)? {
         return Err(Refusal::Invalid("the API key is revoked"));
     }
+    if found.has_outlived_its_membership()? {
+        return Err(Refusal::Invalid("the API key is older than its user's membership"));
+    }
     // A row says exactly one of the two: who, or that it is an operator's.
     if found.user.is_none() != found.operator {
         return Err(Refusal::Invalid("the API key belongs to nobody"));
     }
-    let start = match &found.user {
+    let mut start = match &found.user {
         None => None,
         // A member of the tenant is a user.
         Some(_) if found.tenant.is_some() => found.tenant,
         Some(user) => default_tenant(user)?.ok_or(Refusal::Invalid("the API key's user is unknown"))?,
     };
+    // The user's default tenant need not be one of the account that the key is for.
+    if let (Some(account), Some(tenant)) = (found.account, start)
+        && membership::account_of(&tenant)? != Some(account)
+    {
+        start = None;
+    }
     if expiry::is_past(found.expires) {
         return Err(Refusal::Expired);
     }
     let credential = Name::parse(key).ok_or(Refusal::Invalid("the API key is unknown"))?;
-    let (user, tenant, expires) = (found.user, found.tenant, found.expires);
+    let ApiKey { user, tenant, account, expires, .. } = found;
     Ok(Identity {
-        proof: Proof { by: By::ApiKey, credential, token: None, user, tenant, start, expires },
+        proof: Proof { by: By::ApiKey, credential, token: None, user, tenant, account, start, expires },
         cap: found.cap,
     })
 }
@@ -78,7 +106,9 @@ pub(super) fn confirm(proof: &Proof) -> Result<Option<Held>, Error> {
     match find(key)? {
         Some(found)
             if !is_revoked(key)?
-                && (found.user, found.tenant, found.expires) == (proof.user, proof.tenant, proof.expires) =>
+                && (found.user, found.tenant, found.account, found.expires)
+                    == (proof.user, proof.tenant, proof.account, proof.expires)
+                && !found.has_outlived_its_membership()? =>
         {
             Ok(found.cap)
         }

@@ -31,6 +31,7 @@ pub(super) fn identity(login_role: pg_sys::Oid) -> Result<Option<Identity>, Erro
         token: None,
         user: Some(user),
         tenant: None,
+        account: None,
         start: default,
         expires: NEVER,
     };

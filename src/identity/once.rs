@@ -11,11 +11,10 @@
 use super::authenticate::Refusal;
 use super::expiry;
 use super::proof::Name;
-use crate::backend::Local;
+use crate::backend;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
 use sha2::{Digest, Sha256};
-use std::cell::Cell;
 
 /// How many tokens can be remembered: 32 bytes each.
 const CAPACITY: usize = 16_384;
@@ -23,9 +22,6 @@ const WAYS: usize = 64;
 
 // SAFETY: nobody else uses this name.
 static USED: PgLwLock<Used> = unsafe { PgLwLock::new(c"amp_tenancy_used_tokens") };
-
-/// True where the library was preloaded: in the postmaster, and so in all of its children.
-static SHARED: Local<Cell<bool>> = Local::new(Cell::new(false));
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -73,16 +69,14 @@ impl Used {
 }
 
 pub(super) fn init() {
-    // SAFETY: reads a variable of the backend.
-    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+    if backend::is_preloaded() {
         pg_shmem_init!(USED = Used::new());
-        SHARED.set(true);
     }
 }
 
 /// Uses a token up. Times are PostgreSQL's microseconds; `issued` is the earliest that it may have been.
 pub(super) fn consume(kid: &Name, jti: &Name, issued: i64, expires: i64) -> Result<(), Refusal> {
-    if !SHARED.get() {
+    if !backend::is_preloaded() {
         return Err(Refusal::Invalid("tokens for a single use need amp_tenancy in shared_preload_libraries"));
     }
     // SAFETY: reads shared memory.

@@ -91,6 +91,8 @@ pub(crate) struct Proof {
     pub(crate) user: Option<Id>,
     /// The only tenant that it opens; None for all of the user's.
     pub(crate) tenant: Option<Id>,
+    /// The account whose tenants it opens, and no others; None for all of the user's.
+    pub(crate) account: Option<Id>,
     /// The tenant in which the session starts.
     pub(crate) start: Option<Id>,
     /// When it ends, in PostgreSQL's microseconds.
@@ -183,6 +185,7 @@ fn encode(proof: &Proof) -> String {
         proof.token.as_ref().map_or(String::new(), |token| token.as_str().to_owned()),
         id(&proof.user),
         id(&proof.tenant),
+        id(&proof.account),
         id(&proof.start),
         proof.expires.to_string(),
     ]
@@ -191,7 +194,7 @@ fn encode(proof: &Proof) -> String {
 
 fn decode(text: &str) -> Option<Proof> {
     let items: Vec<&str> = text.split('\n').collect();
-    let [by, credential, token, user, tenant, start, expires] = items[..] else {
+    let [by, credential, token, user, tenant, account, start, expires] = items[..] else {
         return None;
     };
     let id = |text: &str| if text.is_empty() { Some(None) } else { Id::parse(text.as_bytes()).map(Some) };
@@ -201,6 +204,7 @@ fn decode(text: &str) -> Option<Proof> {
         token: if token.is_empty() { None } else { Some(Name::parse(token)?) },
         user: id(user)?,
         tenant: id(tenant)?,
+        account: id(account)?,
         start: id(start)?,
         expires: expires.parse().ok()?,
     })
@@ -220,6 +224,7 @@ mod tests {
                 token: None,
                 user: None,
                 tenant: None,
+                account: None,
                 start: None,
                 expires: NEVER,
             },
@@ -229,6 +234,7 @@ mod tests {
                 token: Name::parse("jti\"1"),
                 user: id("user_1"),
                 tenant: id("tnt_1"),
+                account: id("acc_1"),
                 start: id("tnt_1"),
                 expires: -5,
             },
@@ -242,10 +248,11 @@ mod tests {
         for text in [
             "",
             "api_key",
-            "login_role\n-\n\nu\n\n\n1",
-            "api_key\nk\n\na b\n\n\n1",
-            "api_key\nk\n\nu\n\n\nx",
-            "a\nk\n\nu\n\n\n1",
+            "login_role\n-\n\nu\n\n\n\n1",
+            "api_key\nk\n\na b\n\n\n\n1",
+            "api_key\nk\n\nu\n\n\n\nx",
+            "a\nk\n\nu\n\n\n\n1",
+            "api_key\nk\n\nu\n\n\n1",
         ] {
             assert!(decode(text).is_none(), "{text:?}");
         }

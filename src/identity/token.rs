@@ -71,7 +71,8 @@ pub(super) fn verify(token: &Token) -> Result<Identity, Refusal> {
         // Remembered as long as any session could still accept it, whatever its leeway.
         once::consume(&kid, jti, microseconds(iat - leeway), microseconds(claims.exp + f64::from(MAX_LEEWAY)))?;
     }
-    let proof = Proof { by: By::Token, credential: kid, token: jti, user: Some(user), tenant, start, expires };
+    let (by, user, account) = (By::Token, Some(user), None);
+    let proof = Proof { by, credential: kid, token: jti, user, tenant, account, start, expires };
     Ok(Identity { proof, cap: None })
 }
 

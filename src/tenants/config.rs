@@ -11,8 +11,15 @@ use std::collections::BTreeMap;
 /// The longest configuration, as JSON, in bytes.
 const MAX_LEN: usize = 256 * 1024;
 
+/// The most secrets of a tenant, and the longest path of one, in bytes.
+const MAX_SECRETS: usize = 100;
+const MAX_PATH: usize = 512;
+
 /// How much of a wrong value an error shows, in characters.
 const SHOWN: usize = 80;
+
+/// The sections of which an error shows no value: a secret may have got into another key of them.
+const HIDDEN: [&str; 2] = ["metricool", "integrations"];
 
 /// The whole document. Every section, and every key of one, may be absent.
 #[derive(Deserialize, Debug, Default)]
@@ -22,7 +29,7 @@ pub(super) struct Config {
     pub(super) provider_routing: ProviderRouting,
     cost_limits: CostLimits,
     pub(super) approval: Approval,
-    /// By name, free-form; a `secret` in one is a secret.
+    /// By name, free-form; a `secret` in one is a secret, or an object of secrets.
     integrations: BTreeMap<Word, Map<String, Value>>,
     /// Free-form.
     preferences: Map<String, Value>,
@@ -62,19 +69,19 @@ struct CostLimits {
 /// Who approves content, and what happens when nobody does.
 #[derive(Deserialize, Debug, Default)]
 #[serde(default)]
-pub(super) struct Approval {
-    require_approval: Option<bool>,
-    auto_approve_after_hours: Option<Hours>,
-    pub(super) approvers: Vec<UserId>,
-    approval_order: Option<Order>,
-    escalation_after_hours: Option<Hours>,
-    pub(super) escalation_to: Option<UserId>,
+pub(crate) struct Approval {
+    pub(crate) require_approval: Option<bool>,
+    pub(crate) auto_approve_after_hours: Option<Hours>,
+    pub(crate) approvers: Vec<UserId>,
+    pub(crate) approval_order: Option<Order>,
+    pub(crate) escalation_after_hours: Option<Hours>,
+    pub(crate) escalation_to: Option<UserId>,
 }
 
 /// Whose approval it takes.
-#[derive(Deserialize, Debug)]
+#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-enum Order {
+pub(crate) enum Order {
     Any,
     All,
     Sequential,
@@ -92,11 +99,34 @@ pub(super) struct Invalid {
 
 impl Invalid {
     pub(super) fn new(path: &str, given: &Value, allowed: impl Into<String>) -> Invalid {
+        let section = path.split('.').next().unwrap_or_default();
+        let hidden = section.is_empty() || HIDDEN.contains(&section);
         let path = if path.is_empty() { "config".to_owned() } else { format!("config.{path}") };
-        let given = given.to_string();
-        let given =
-            if given.chars().count() > SHOWN { given.chars().take(SHOWN).chain(['…']).collect() } else { given };
-        Invalid { path, given, allowed: allowed.into(), nearest: None }
+        let invalid = Invalid::at(path, given, allowed);
+        if hidden { Invalid { given: kind(given).to_owned(), ..invalid } } else { invalid }
+    }
+
+    /// In another document than a configuration.
+    pub(super) fn at(path: impl Into<String>, given: &Value, allowed: impl Into<String>) -> Invalid {
+        let given = match given {
+            Value::Object(_) | Value::Array(_) => kind(given).to_owned(),
+            value => value.to_string(),
+        };
+        let shown = given.chars().take(SHOWN).collect::<String>();
+        let given = if shown.len() < given.len() { shown + "..." } else { given };
+        Invalid { path: path.into(), given, allowed: allowed.into(), nearest: None }
+    }
+}
+
+/// What a value is, in an error's words.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 
@@ -110,6 +140,8 @@ pub(super) struct Patched {
     pub(super) changed: Vec<String>,
     /// New secrets by their path.
     pub(super) secrets: Vec<(String, String)>,
+    /// The paths of secrets that are there no more.
+    pub(super) gone: Vec<String>,
 }
 
 /// What a document shows of a secret; given back, the secret stays what it is.
@@ -123,9 +155,16 @@ pub(super) fn patch(old: &Value, patch: &Value) -> Result<Patched, Invalid> {
     check_keys(patch)?;
     let mut document = old.clone();
     json_patch::merge(&mut document, patch);
-    let known = secrets_in(old);
+    let known = secrets_in(old)?;
+    let named = secrets_in(&document)?;
+    if named.len() > MAX_SECRETS {
+        let mut invalid = Invalid::new("integrations", &Value::Null, format!("at most {MAX_SECRETS} secrets"));
+        invalid.given = format!("{} secrets", named.len());
+        return Err(invalid);
+    }
+    let gone = known.iter().filter(|path| !named.contains(path)).cloned().collect();
     let mut secrets = Vec::new();
-    for path in secrets_in(&document) {
+    for path in named {
         let Some(value) = document.pointer_mut(&pointer(&path)) else { continue };
         match value {
             Value::String(text) if text == ENCRYPTED => {
@@ -136,7 +175,7 @@ pub(super) fn patch(old: &Value, patch: &Value) -> Result<Patched, Invalid> {
             Value::String(text) if (1..=4096).contains(&text.len()) => {
                 secrets.push((path, std::mem::replace(text, ENCRYPTED.to_owned())));
             }
-            Value::String(_) => return Err(Invalid::new(&path, &Value::from("…"), "a text of 1 to 4096 bytes")),
+            Value::String(_) => return Err(Invalid::new(&path, value, "a text of 1 to 4096 bytes")),
             _ => return Err(Invalid::new(&path, value, "a text")),
         }
     }
@@ -149,11 +188,11 @@ pub(super) fn patch(old: &Value, patch: &Value) -> Result<Patched, Invalid> {
         }
     }
     changed.sort_unstable();
-    Ok(Patched { document, config, changed, secrets })
+    Ok(Patched { document, config, changed, secrets, gone })
 }
 
 /// Checks a whole document.
-fn check(document: &Value) -> Result<Config, Invalid> {
+pub(super) fn check(document: &Value) -> Result<Config, Invalid> {
     check_keys(document)?;
     let config: Config = serde_path_to_error::deserialize(document).map_err(|error| {
         let path = error.path().to_string();
@@ -164,7 +203,7 @@ fn check(document: &Value) -> Result<Config, Invalid> {
         Invalid::new(&path, value, allowed)
     })?;
     if document.to_string().len() > MAX_LEN {
-        return Err(Invalid::new("", &Value::from("…"), "a document of at most 256 KiB"));
+        return Err(Invalid::new("", document, "a document of at most 256 KiB"));
     }
     Ok(config)
 }
@@ -200,25 +239,63 @@ fn known(parent: &str, key: &str, value: &Value, fields: &[&str]) -> Result<(), 
     if fields.contains(&key) {
         return Ok(());
     }
-    let near = fields.iter().map(|field| (strsim::normalized_damerau_levenshtein(field, key), *field));
-    let nearest = near.filter(|(likeness, _)| *likeness > 0.4).max_by(|one, other| one.0.total_cmp(&other.0));
+    // The key is what is wrong, not its value.
     let mut invalid = Invalid::new(&join(parent, &shorten(key)), value, format!("the keys {}", fields.join(", ")));
-    invalid.nearest = nearest.map(|(_, field)| field.to_owned());
+    invalid.given = format!("\"{}\"", shorten(key));
+    invalid.nearest = nearest(key, fields);
     Err(invalid)
 }
 
-/// The paths of secrets: the Metricool token, and `secret` in an integration.
-fn secrets_in(document: &Value) -> Vec<String> {
-    let token = document.pointer("/metricool/token").map(|_| "metricool.token".to_owned());
+/// The known key that somebody may have meant.
+pub(super) fn nearest(key: &str, known: &[&str]) -> Option<String> {
+    if key.len() > SHOWN {
+        return None; // comparing takes time by its length
+    }
+    let near = known.iter().map(|field| (strsim::normalized_damerau_levenshtein(field, key), *field));
+    let nearest = near.filter(|(likeness, _)| *likeness > 0.4).max_by(|one, other| one.0.total_cmp(&other.0));
+    nearest.map(|(_, field)| field.to_owned())
+}
+
+/// The paths of secrets: the Metricool token, and `secret` in an integration, or what is in that if it is an object.
+fn secrets_in(document: &Value) -> Result<Vec<String>, Invalid> {
+    let mut paths = Vec::new();
+    if document.pointer("/metricool/token").is_some() {
+        paths.push("metricool.token".to_owned());
+    }
     let integrations = document.get("integrations").and_then(Value::as_object).into_iter().flatten();
-    let secrets = integrations
-        .filter(|(_, integration)| integration.get("secret").is_some())
-        .map(|(name, _)| format!("integrations.{name}.secret"));
-    token.into_iter().chain(secrets).collect()
+    for (name, integration) in integrations {
+        // A name that is none is refused with the rest of the document.
+        if let Some(secret) = integration.get("secret")
+            && is_word(name)
+        {
+            add_secrets(format!("integrations.{name}.secret"), secret, &mut paths)?;
+        }
+    }
+    Ok(paths)
+}
+
+fn add_secrets(path: String, secret: &Value, paths: &mut Vec<String>) -> Result<(), Invalid> {
+    let Value::Object(parts) = secret else {
+        paths.push(path);
+        return Ok(());
+    };
+    for (name, part) in parts {
+        if !is_word(name) {
+            let mut invalid = Invalid::new(&path, part, WORD);
+            invalid.given = format!("\"{}\"", shorten(name));
+            return Err(invalid);
+        }
+        let path = join(&path, name);
+        if path.len() > MAX_PATH {
+            return Err(Invalid::new("integrations", part, "secrets whose path has at most 512 bytes"));
+        }
+        add_secrets(path, part, paths)?;
+    }
+    Ok(())
 }
 
 /// The paths at which two documents differ, as deep as both are objects, down to the third key.
-fn differences(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+pub(super) fn differences(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(one), Value::Object(other)) if path.matches('.').count() < 2 => {
             for key in one.keys().chain(other.keys().filter(|key| !one.contains_key(*key))) {
@@ -231,7 +308,7 @@ fn differences(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
     }
 }
 
-fn join(parent: &str, key: &str) -> String {
+pub(super) fn join(parent: &str, key: &str) -> String {
     if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
 }
 
@@ -263,11 +340,11 @@ pub(super) fn providers(routing: &ProviderRouting, kind: &str) -> Option<Vec<Str
 
 /// Defines a value with a range: from what it is read, when it is right, and what an error says is allowed.
 macro_rules! value {
-    ($(#[$doc:meta])* $name:ident($inner:ty), $allowed:literal, |$value:ident| $right:expr) => {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $allowed:expr, |$value:ident| $right:expr) => {
         $(#[$doc])*
         #[derive(Deserialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
         #[serde(try_from = "serde_json::Value")]
-        pub(super) struct $name(pub(super) $inner);
+        pub(crate) struct $name(pub(crate) $inner);
 
         impl TryFrom<Value> for $name {
             type Error = &'static str;
@@ -294,13 +371,23 @@ value!(
     /// A time span, up to a year.
     Hours(u64), "a whole number of hours from 1 to 8760", |hours| (1..=8760).contains(&hours)
 );
+/// What a name in configuration is.
+macro_rules! word {
+    () => {
+        "a name of 1 to 63 characters of a-z, 0-9, _ and -, beginning with a letter or digit"
+    };
+}
+const WORD: &str = word!();
+
+fn is_word(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
+        && !text.starts_with(['_', '-'])
+}
+
 value!(
     /// A name in configuration.
-    Word(String), "a name of 1 to 63 characters of a-z, 0-9, _ and -, beginning with a letter or digit", |word| {
-        (1..=63).contains(&word.len())
-            && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
-            && !word.starts_with(['_', '-'])
-    }
+    Word(String), word!(), |word| is_word(&word)
 );
 value!(
     /// A line of text.
@@ -430,7 +517,50 @@ mod tests {
         let other = patch(&first.document, &json!({"metricool": {"token": "new"}})).unwrap();
         assert_eq!(other.changed, ["metricool.token"]);
         let gone = patch(&first.document, &json!({"integrations": null})).unwrap();
-        assert_eq!(gone.changed, ["integrations"]);
+        assert_eq!((gone.changed, gone.gone), (vec!["integrations".into()], vec!["integrations.slack.secret".into()]));
         assert!(patch(&json!({}), &json!({"metricool": {"token": "encrypted"}})).is_err());
+    }
+
+    #[test]
+    fn a_secret_may_have_parts() {
+        let first =
+            patch(&json!({}), &json!({"integrations": {"x": {"secret": {"id": "i", "key": {"1": "k"}}}}})).unwrap();
+        assert_eq!(
+            first.document,
+            json!({"integrations": {"x": {"secret": {"id": "encrypted", "key": {"1": "encrypted"}}}}})
+        );
+        assert_eq!(first.secrets[0], ("integrations.x.secret.id".into(), "i".into()));
+        assert_eq!(first.secrets[1], ("integrations.x.secret.key.1".into(), "k".into()));
+        let whole = patch(&first.document, &json!({"integrations": {"x": {"secret": "one"}}})).unwrap();
+        assert_eq!(whole.gone, ["integrations.x.secret.id", "integrations.x.secret.key.1"]);
+        for part in [json!({"a.b": "x"}), json!({"": "x"}), json!({"a": 1}), json!(["x"]), json!({"a": null})] {
+            let patched = patch(&json!({}), &json!({"integrations": {"x": {"secret": part}}}));
+            match patched {
+                Ok(patched) => assert_eq!(patched.document, json!({"integrations": {"x": {"secret": {}}}})),
+                Err(error) => assert!(error.path.starts_with("config.integrations.x.secret"), "{part}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_shows_nothing_that_may_be_a_secret() {
+        for wrong in [
+            json!({"metricool": {"tokn": "s3cret"}}),
+            json!({"metricool": {"token": {"value": "s3cret"}}}),
+            json!({"metricool": {"token": ["s3cret"]}}),
+            json!({"metricool": {"enabled": "s3cret"}}),
+            json!({"metricool": "s3cret"}),
+            json!({"metricol": {"token": "s3cret"}}),
+            json!({"integrations": "s3cret"}),
+            json!({"integrations": {"slack": "s3cret"}}),
+            json!({"integrations": {"a.b": {"secret": "s3cret"}}}),
+            json!({"integrations": {"slack": {"secret": ["s3cret"]}}}),
+            json!({"integrations": {"slack": {"secret": {"A b": "s3cret"}}}}),
+            json!("s3cret"),
+            json!(["s3cret"]),
+        ] {
+            let error = patch(&json!({}), &wrong).unwrap_err();
+            assert!(!format!("{error:?}").contains("s3cret"), "{wrong} {error:?}");
+        }
     }
 }

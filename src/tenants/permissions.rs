@@ -35,6 +35,17 @@ impl Held {
         self.0.binary_search_by(|held| held.as_bytes().cmp(name)).is_ok()
     }
 
+    /// What is in either.
+    pub(crate) fn with(self, other: Held) -> Held {
+        if self.0.is_empty() {
+            return other;
+        }
+        let mut names: Vec<String> = self.0.into_iter().chain(other.0).collect();
+        names.sort_unstable();
+        names.dedup();
+        Held(names)
+    }
+
     /// What is in both.
     pub(crate) fn within(&self, cap: &Held) -> Held {
         Held(self.0.iter().filter(|name| cap.contains(name.as_bytes())).cloned().collect())

@@ -423,7 +423,7 @@ def test_users_manage_is_needed(amp, user):
     enter(amp, theirs).close()
 
 
-@pytest.mark.parametrize("call", ["add_api_key('ann', 't1', 'x', NULL, NULL, false)", "add_api_key(NULL, NULL, 'x', NULL, NULL, true)",
+@pytest.mark.parametrize("call", ["add_api_key('ann', 't1', NULL, 'x', NULL, NULL, false)", "add_api_key(NULL, NULL, NULL, 'x', NULL, NULL, true)",
                                   "new_api_key()",
                                   "end_api_key('key_x', 'ann', 't1')", "log_change('x')", "check_signing_key('HS256', 'x')", "actor()",
                                   "assert_called_by_operator()",
@@ -435,12 +435,12 @@ def test_the_work_is_nobodys_to_call(amp, role, call):
         session.execute(f"SELECT amp.{call}")
 
 
-@pytest.mark.parametrize("call", ["add_api_key_for_caller('ann', 't1', 'x', NULL)", "add_operator_key('x', NULL)",
+@pytest.mark.parametrize("call", ["add_api_key_for_caller('ann', 't1', 'x', NULL, NULL)", "add_operator_key('x', NULL)",
                                   "revoke_api_key_for_caller('key_x')",
                                   "store_signing_key('mine', 'HS256', repeat('x', 32), NULL, NULL, false)",
                                   "retire_stored_signing_key('mine')",
                                   "store_binding('amp_client', 'ann')", "remove_binding('amp_client')",
-                                  "add_tenant('X', 'xxx', '{}', NULL)",
+                                  "add_tenant_for_caller('X', 'xxx', '{}', NULL, NULL)",
                                   "set_tenant_status('t2', 'deleted')", "add_permission('x.y', 'x', '{}')",
                                   "add_member_for_caller('t1', 'x@example.com', 'admin')"])  # fmt: skip
 @pytest.mark.parametrize("role", ["amp_client", "amp_svc"])
@@ -619,8 +619,8 @@ ATTACKS = ["amp.create_tenant('Evil', 'evil', id => 'evil')", "amp.suspend_tenan
            "amp.invite_user('evil@example.com', 'admin', 't2')",
            "amp.create_operator_key('evil')", "amp.create_api_key('bob', 't2', 'evil')", "amp.bind_role('amp_owner', 'bob')",
            "amp.add_signing_key('evil', 'HS256', repeat('x', 32))", "amp.register_permission('evil.x', 'x')",
-           "amp.mark_caller(), amp.add_tenant('Evil', 'evil', '{}', 'evil')", "amp.mark_caller(), amp.add_operator_key('evil', NULL)",
-           "amp.mark_caller(), amp.add_api_key_for_caller('bob', 't2', 'evil', NULL)", "amp.set_tenant_status('t2', 'deleted')",
+           "amp.mark_caller(), amp.add_tenant_for_caller('Evil', 'evil', '{}', 'evil', NULL)", "amp.mark_caller(), amp.add_operator_key('evil', NULL)",
+           "amp.mark_caller(), amp.add_api_key_for_caller('bob', 't2', 'evil', NULL, NULL)", "amp.set_tenant_status('t2', 'deleted')",
            "amp.mark_caller(), amp.set_tenant_status('t2', 'deleted')",
            "amp.mark_caller(), amp.store_binding('amp_owner', 'bob')"]  # fmt: skip
 

@@ -17,7 +17,7 @@ SELECT amp.create_tenant('Uuid', 'uuid', id => '{UUID}'), amp.create_tenant('Num
 SET SESSION AUTHORIZATION amp_owner;
 CREATE TABLE app."Weird ""table"" – Ümlaut" ("Tenant Id" uuid, id int PRIMARY KEY, "select" text UNIQUE);
 CREATE TABLE app.numbers (tenant_id bigint, n int);
-CREATE TABLE app.parts (tenant_id text, id int, mission_id int, boss_id int, at date, PRIMARY KEY (tenant_id, id, at),
+CREATE TABLE app.parts (tenant_id text, id int, mission_id int, boss_id int, at date, state text, PRIMARY KEY (tenant_id, id, at),
     FOREIGN KEY (mission_id) REFERENCES app.plans ON DELETE CASCADE) PARTITION BY RANGE (at);
 CREATE TABLE app.parts_2025 PARTITION OF app.parts FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
 CREATE TABLE app.parts_rest PARTITION OF app.parts DEFAULT;
@@ -37,6 +37,7 @@ SELECT * FROM amp.protect('app."Weird ""table"" – Ümlaut"', 'Tenant Id', "ins
 SELECT * FROM amp.protect('app.dropped');
 SELECT * FROM amp.protect_schema('app', fix => true);
 SELECT amp.meter('app.missions', 'missions_created'), amp.meter('app.parts', 'content_generated');
+SELECT amp.require_approval('app.parts', 'state', '{{published}}', content_columns => '{{mission_id}}');
 DROP TABLE app.dropped;
 RESET SESSION AUTHORIZATION;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app TO amp_svc;
@@ -54,6 +55,7 @@ def source(cluster):
         service.execute("SET amp.tenant_id = 'ant'")
         service.execute("INSERT INTO app.missions VALUES ('ant', 4, 'metered')")
         service.execute("SELECT amp.record_usage('cost_cents', 250, 'charge-1')")
+        service.execute("SELECT amp.request_approval('parts', '1,2025-05-05', amp.content_of('app.parts', '1,2025-05-05'))")
         service.execute("SET amp.user_id = 'ada'")
         service.execute("SELECT amp.define_role('auditor', '{content.view,invoices.view}')")
         service.execute("SELECT amp.invite_user('Eve@example.com', 'auditor'), amp.set_default_tenant('ant')")

@@ -126,6 +126,24 @@ def test_no_read_path_takes_a_transaction_id(db):
         service.execute("ROLLBACK TO s")
 
 
+def test_approvals_change_with_time_on_a_standby(db, standby):
+    """What nobody has written down yet: auto-approval that came due after the last write."""
+    with db.connect() as admin, db.connect("amp_svc") as service:
+        admin.execute("INSERT INTO amp.tenant_configs VALUES ('ant', %s) ON CONFLICT (tenant_id) DO UPDATE SET config = excluded.config",
+                      ['{"approval": {"require_approval": true, "auto_approve_after_hours": 1}}'])
+        service.execute("SET amp.tenant_id = 'ant'")
+        request = service.execute("SELECT amp.request_approval('missions', '1', '{}') ->> 'id'").fetchone()[0]
+        admin.execute("UPDATE amp.approval_requests SET requested_at = requested_at - interval '1 hour' + interval '3 s'")
+        replay(admin, standby)
+        with standby.connect(db.name, "amp_svc") as there:
+            there.execute("SET amp.tenant_id = 'ant'")
+            state = "SELECT amp.approval(%s) ->> 'status', jsonb_array_length(amp.approvals('approved') -> 'data')"
+            assert there.execute(state, [request]).fetchone() == ("pending", 0)
+            time.sleep(3)
+            assert there.execute(state, [request]).fetchone() == ("approved", 1)
+        assert admin.execute("SELECT status FROM amp.approval_requests").fetchone() == ("pending",)
+
+
 def test_a_promoted_standby_goes_on(db, standby):  # the last one: there is no standby any more
     with db.connect("amp_ops") as operator:
         operator.execute("SELECT amp.suspend_tenant('bee')")

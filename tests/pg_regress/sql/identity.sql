@@ -4,6 +4,7 @@
 \pset footer off
 \pset null NULL
 \connect - postgres
+SELECT clock_timestamp() AS began \gset
 CREATE ROLE regress_person LOGIN;
 CREATE ROLE regress_token LOGIN IN ROLE amp_service;
 ALTER ROLE regress_token SET amp.require_token = on;
@@ -445,8 +446,9 @@ SELECT amp.unbind_role(NULL);
 
 -- All of this is in the audit log.
 SELECT action, tenant_id, login_role, user_id, detail - 'id' - 'permissions' AS detail FROM amp.audit_log
-WHERE action LIKE 'api_key.%' AND detail ->> 'name' IS DISTINCT FROM 'x' OR action LIKE 'signing_key.%' OR action LIKE 'role.%bound' ORDER BY at;
-SELECT key_id = :'operators_id' AS by_the_operators_key, action FROM amp.audit_log WHERE key_id IS NOT NULL AND action LIKE 'tenant.%' ORDER BY at;
+WHERE at > :'began' AND (action LIKE 'api_key.%' AND detail ->> 'name' IS DISTINCT FROM 'x' OR action LIKE 'signing_key.%' OR action LIKE 'role.%bound')
+ORDER BY at;
+SELECT key_id = :'operators_id' AS by_the_operators_key, action FROM amp.audit_log WHERE at > :'began' AND key_id IS NOT NULL AND action LIKE 'tenant.%' ORDER BY at;
 DELETE FROM amp.audit_log;
 \echo :SQLSTATE
 INSERT INTO amp.audit_log (action) VALUES ('forged');

@@ -90,8 +90,7 @@ INSERT INTO meter.by_number (id) VALUES (1), (2);
 SELECT amp.usage() #> '{usage,m_number}' AS m_number;
 
 -- COPY FROM is refused under row security. A bulk load by a superuser counts for each row's tenant.
-COPY meter.missions FROM STDIN;
-\.
+\copy meter.missions FROM /dev/null
 \echo :SQLSTATE
 \connect - postgres
 COPY meter.missions FROM STDIN;

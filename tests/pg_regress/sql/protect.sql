@@ -171,17 +171,14 @@ MERGE INTO protect.missions m USING (VALUES (1)) v (id) ON m.id = v.id WHEN MATC
 MERGE INTO protect.missions m USING (VALUES (1)) v (id) ON m.id = v.id WHEN MATCHED THEN DELETE;
 MERGE INTO protect.missions m USING (VALUES (9)) v (id) ON m.id = v.id WHEN NOT MATCHED THEN INSERT (id) VALUES (9);
 WITH w AS (DELETE FROM protect.missions RETURNING 1) SELECT count(*) FROM w;
-COPY protect.missions FROM STDIN;
-\.
+\copy protect.missions FROM /dev/null
 TRUNCATE protect.missions;
 \set VERBOSITY default
 SELECT title FROM protect.missions ORDER BY title;
 
 -- COPY FROM is PostgreSQL's to refuse under row security: INSERT takes its place. COPY TO gives a tenant's own rows.
 RESET amp.user_id;
-COPY protect.missions FROM STDIN;
-1	x
-\.
+\copy protect.missions FROM /dev/null
 \echo :SQLSTATE
 COPY protect.missions TO STDOUT;
 RESET amp.tenant_id;
