@@ -9,7 +9,8 @@ BEGIN
     FOR function IN
         SELECT p.oid FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'amp'::pg_catalog.regnamespace
-          AND p.proname NOT IN ('tenant_id', 'tenant_uuid', 'tenant_bigint', 'has_permission', 'require_permission', 'context_holds')
+          AND p.proname NOT IN ('tenant_id', 'tenant_uuid', 'tenant_bigint', 'has_permission', 'require_permission', 'context_holds',
+                                'require_spending')
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', function);
     END LOOP;
@@ -65,8 +66,13 @@ GRANT EXECUTE ON FUNCTION
     TO PUBLIC;
 
 -- Usage of one's own tenant.
-GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text),
+GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text, text), amp.charge(bigint, text), amp.generation_allowed(), amp.usage(text, text),
     amp.usage_document_for_caller(text, text) TO PUBLIC;
+GRANT EXECUTE ON ROUTINE
+    amp.register_metric(text, text), amp.add_metric(text, text),
+    amp.correct_usage(text, text, bigint, text, date, text), amp.correct_usage_for_caller(text, text, bigint, text, date, text),
+    amp.compact_usage(date, timestamptz, jsonb), amp.compactable_tenants(date), amp.compact_tenant_for_caller(text, date),
+    amp.forget_usage_keys(timestamptz, integer) TO PUBLIC;
 
 -- Approval in one's own tenant.
 GRANT EXECUTE ON FUNCTION
@@ -80,12 +86,12 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
     amp.protect(regclass, name, text, text, text, text, text, boolean, boolean), amp.unprotect(regclass),
     amp.share_table(regclass), amp.protect_schema(name, name, text, text, boolean), amp.meter(regclass, text),
-    amp.mark_caller(), amp.await_related(regclass), amp.register_protection(regclass, name, text, text, text, text), amp.forget_table(regclass), amp.register_shared(regclass),
+    amp.mark_caller(), amp.await_related(regclass), amp.register_protection(regclass, name, text, text, text, text, boolean), amp.forget_table(regclass), amp.register_shared(regclass),
     amp.register_schema(name, name), amp.register_meter(regclass, text),
     amp.require_approval(regclass, name, text[], text, name[]), amp.drop_approval_requirement(regclass),
     amp.make_gate(amp.approval_gates), amp.gate_part(regclass, regclass), amp.register_gate(amp.approval_gates), amp.forget_gate(regclass),
     amp.assert_owner(regclass, oid), amp.assert_table(regclass, oid), amp.assert_metric(text), amp.assert_permissions(text[]), amp.tenant_function(regclass, name),
-    amp.qualified(regclass), amp.descendants(regclass), amp.policies(regclass, name, text, text, text, text, text),
+    amp.qualified(regclass), amp.descendants(regclass), amp.policies(regclass, name, text, text, text, text, text, boolean),
     amp.plain_foreign_keys(regclass),
     amp.compose_foreign_key(name, regclass, regclass, name, name, name[], name[], text, boolean),
     amp.foreign_indexes(regclass, name), amp.has_tenant_index(regclass, name), amp.rebuild_indexes(regclass, name, boolean),

@@ -18,6 +18,8 @@ pub(crate) enum Code {
     NotAMember,
     /// TN004: the role lacks a permission.
     PermissionDenied,
+    /// TN005: a spending limit is reached.
+    LimitReached,
     /// TN006: the context cannot change now.
     ContextPinned,
     /// TN007: a proof is invalid or has expired.
@@ -28,6 +30,8 @@ pub(crate) enum Code {
     InvalidDocument,
     /// 22023: a malformed value.
     InvalidValue,
+    /// 22003: a number beyond what its type holds.
+    OutOfRange,
     /// 22P02: the tenant's id is no key of this type.
     InvalidKey,
     /// 42704: a name that nobody registered.
@@ -48,11 +52,13 @@ impl Code {
             Code::TenantInactive => b"TN002",
             Code::NotAMember => b"TN003",
             Code::PermissionDenied => b"TN004",
+            Code::LimitReached => b"TN005",
             Code::ContextPinned => b"TN006",
             Code::ProofExpired => b"TN007",
             Code::BypassesRowSecurity => b"TN009",
             Code::InvalidDocument => b"TN010",
             Code::InvalidValue => b"22023",
+            Code::OutOfRange => b"22003",
             Code::InvalidKey => b"22P02",
             Code::UndefinedObject => b"42704",
             Code::NotReady | Code::WrongState => b"55000",

@@ -7,7 +7,7 @@ DECLARE
 BEGIN
     FOR part IN
         SELECT i.inhrelid::regclass AS relation, i.inhparent::regclass AS parent, p.tenant_column,
-               p.read_permission, p.insert_permission, p.update_permission, p.delete_permission
+               p.read_permission, p.insert_permission, p.update_permission, p.delete_permission, p.spend
         FROM pg_inherits i
         JOIN amp.protected_tables p ON p.relation = i.inhparent
         WHERE NOT EXISTS (SELECT FROM amp.protected_tables own WHERE own.relation = i.inhrelid)
@@ -16,7 +16,7 @@ BEGIN
                              SELECT c.inhrelid FROM pg_event_trigger_ddl_commands() d JOIN pg_inherits c ON c.inhparent = d.objid)
     LOOP
         PERFORM FROM amp.protect(part.relation, part.tenant_column, part.read_permission, NULL,
-                                 part.insert_permission, part.update_permission, part.delete_permission);
+                                 part.insert_permission, part.update_permission, part.delete_permission, part.spend);
         PERFORM amp.meter(part.relation, m.metric) FROM amp.meters m WHERE m.relation = part.parent;
     END LOOP;
     FOR part IN

@@ -18,8 +18,10 @@ CREATE VIEW amp.expected_policies WITH (security_invoker) AS
             ('amp_tenant', false, '*', '(' || compared || read || '))', '(' || compared || '))'),
             ('amp_insert', false, 'a', NULL, coalesce(inserts, 'true')),
             ('amp_update', false, 'w', coalesce(updates, 'amp.context_holds()'), coalesce(updates, 'amp.context_holds()')),
-            ('amp_delete', false, 'd', coalesce(deletes, 'amp.context_holds()'), NULL)
-        ) w(name, permissive, command, using_text, check_text);
+            ('amp_delete', false, 'd', coalesce(deletes, 'amp.context_holds()'), NULL),
+            (CASE WHEN p.spend THEN 'amp_spend' END, false, 'a', NULL, 'amp.require_spending()')
+        ) w(name, permissive, command, using_text, check_text)
+    WHERE w.name IS NOT NULL;
 COMMENT ON VIEW amp.expected_policies IS
 'Internal: the policies that amp.policies() makes of every protected table, as PostgreSQL shows them where amp is not in the search_path.';
 GRANT SELECT ON amp.expected_policies TO PUBLIC;
@@ -28,8 +30,8 @@ CREATE FUNCTION amp.table_findings() RETURNS TABLE (severity text, code text, ob
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH protected AS (
         SELECT p.*, c.relrowsecurity, c.relforcerowsecurity, a.attnum, a.attnotnull, amp.qualified(p.relation) AS named,
-               format('SELECT * FROM amp.protect(%L, %L, %L, NULL, %L, %L, %L)', amp.qualified(p.relation), p.tenant_column,
-                      p.read_permission, p.insert_permission, p.update_permission, p.delete_permission) AS again
+               format('SELECT * FROM amp.protect(%L, %L, %L, NULL, %L, %L, %L, %L)', amp.qualified(p.relation), p.tenant_column,
+                      p.read_permission, p.insert_permission, p.update_permission, p.delete_permission, p.spend) AS again
         FROM amp.protected_tables p
         JOIN pg_class c ON c.oid = p.relation
         LEFT JOIN pg_attribute a ON a.attrelid = p.relation AND a.attname = p.tenant_column AND NOT a.attisdropped

@@ -43,7 +43,7 @@ COMMENT ON FUNCTION amp.tenant_function(regclass, name) IS
 'Internal: which of tenant_id, tenant_uuid and tenant_bigint fits the column. Errors: 42703 no such column, 42804 type, 42809 generated, 42P22 collation.';
 
 CREATE FUNCTION amp.policies(relation regclass, tenant_column name, tenant_function text,
-        read text, "insert" text, "update" text, "delete" text)
+        read text, "insert" text, "update" text, "delete" text, spend boolean)
     RETURNS TABLE (name text, definition text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     -- The floor is restrictive, and so is each role check: no policy that anybody adds can widen either. The read permission is
@@ -61,10 +61,12 @@ CREATE FUNCTION amp.policies(relation regclass, tenant_column name, tenant_funct
             ('amp_update', format('AS RESTRICTIVE FOR UPDATE USING (%1$s) WITH CHECK (%1$s)',
                                   coalesce('amp.require_permission(' || quote_literal("update") || ')', 'amp.context_holds()'))),
             ('amp_delete', 'AS RESTRICTIVE FOR DELETE USING ('
-                           || coalesce('amp.require_permission(' || quote_literal("delete") || ')', 'amp.context_holds()') || ')')
+                           || coalesce('amp.require_permission(' || quote_literal("delete") || ')', 'amp.context_holds()') || ')'),
+            ('amp_spend', CASE WHEN spend THEN 'AS RESTRICTIVE FOR INSERT WITH CHECK (amp.require_spending())' END)
         ) p(name, definition)
+    WHERE p.definition IS NOT NULL
 $$;
-COMMENT ON FUNCTION amp.policies(regclass, name, text, text, text, text, text) IS 'Internal: the policies of a protected table.';
+COMMENT ON FUNCTION amp.policies(regclass, name, text, text, text, text, text, boolean) IS 'Internal: the policies of a protected table.';
 
 CREATE FUNCTION amp.refuse_truncate() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -64,10 +64,6 @@ DECLARE
     parent_column name;
     nulls bigint;
 BEGIN
-    IF spend THEN
-        RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'spend => true needs spending limits, which this version does not have',
-            HINT = 'Leave it out.';
-    END IF;
     PERFORM amp.assert_table(relation);
     named := amp.qualified(relation);
     "insert" := coalesce("insert", write);
@@ -96,11 +92,11 @@ BEGIN
 
     -- Each part can be named directly, and then has only its own policies.
     FOR child IN SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = relation ORDER BY i.inhrelid LOOP
-        RETURN QUERY SELECT p.* FROM amp.protect(child, tenant_column, read, NULL, "insert", "update", "delete", false, fix) p;
+        RETURN QUERY SELECT p.* FROM amp.protect(child, tenant_column, read, NULL, "insert", "update", "delete", spend, fix) p;
     END LOOP;
     -- Noted before it is altered, or the event trigger would take a part for a new one.
     PERFORM amp.mark_caller();
-    PERFORM amp.register_protection(relation, tenant_column, read, "insert", "update", "delete");
+    PERFORM amp.register_protection(relation, tenant_column, read, "insert", "update", "delete", spend);
 
     SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_expression, c.relrowsecurity, c.relforcerowsecurity, c.relispartition
     INTO STRICT present
@@ -187,7 +183,7 @@ BEGIN
 
     SELECT coalesce(jsonb_object_agg(p.policyname, to_jsonb(p)), '{}') INTO before
     FROM pg_policies p WHERE format('%I.%I', p.schemaname, p.tablename) = named;
-    FOR policy IN SELECT p.* FROM amp.policies(relation, tenant_column, tenant_function, read, "insert", "update", "delete") p LOOP
+    FOR policy IN SELECT p.* FROM amp.policies(relation, tenant_column, tenant_function, read, "insert", "update", "delete", spend) p LOOP
         IF before ? policy.name THEN
             EXECUTE format('DROP POLICY %I ON %s', policy.name, named);
         END IF;
@@ -198,6 +194,10 @@ BEGIN
         what := policy.definition;
         RETURN NEXT;
     END LOOP;
+    IF NOT spend AND before ? 'amp_spend' THEN
+        EXECUTE format('DROP POLICY amp_spend ON %s', named);
+        status := 'done'; object := format('policy amp_spend on %s', relation); what := 'dropped'; RETURN NEXT;
+    END IF;
     FOR policy IN
         SELECT key AS name FROM jsonb_each(before) b
         WHERE b.value ->> 'permissive' = 'PERMISSIVE' AND key <> 'amp_allow' ORDER BY key
@@ -270,7 +270,7 @@ BEGIN
     LOOP
         status := 'done';
         FOR own IN SELECT p.polname FROM pg_policy p WHERE p.polrelid = relation
-                   AND p.polname IN ('amp_allow', 'amp_tenant', 'amp_insert', 'amp_update', 'amp_delete') ORDER BY 1 LOOP
+                   AND p.polname IN ('amp_allow', 'amp_tenant', 'amp_insert', 'amp_update', 'amp_delete', 'amp_spend') ORDER BY 1 LOOP
             EXECUTE format('DROP POLICY %I ON %s', own.polname, amp.qualified(relation));
             object := format('policy %I on %s', own.polname, relation); what := 'dropped'; RETURN NEXT;
         END LOOP;

@@ -19,23 +19,23 @@ COMMENT ON FUNCTION amp.await_related(regclass) IS
 'Internal: waits for whoever is protecting a table at the other end of a foreign key, so that its protection is seen.';
 
 CREATE FUNCTION amp.register_protection(
-        relation regclass, tenant_column name, read text, "insert" text, "update" text, "delete" text) RETURNS void
+        relation regclass, tenant_column name, read text, "insert" text, "update" text, "delete" text, spend boolean) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- A temporary table would leave its row behind: no event trigger fires when a session ends.
     PERFORM amp.assert_table(relation, amp.caller());
-    INSERT INTO amp.protected_tables AS p VALUES (relation, tenant_column, read, "insert", "update", "delete")
+    INSERT INTO amp.protected_tables AS p VALUES (relation, tenant_column, read, "insert", "update", "delete", spend)
     ON CONFLICT ON CONSTRAINT protected_tables_pkey DO UPDATE SET
         tenant_column = excluded.tenant_column, read_permission = excluded.read_permission,
         insert_permission = excluded.insert_permission, update_permission = excluded.update_permission,
-        delete_permission = excluded.delete_permission;
+        delete_permission = excluded.delete_permission, spend = excluded.spend;
     DELETE FROM amp.shared_tables s WHERE s.relation = register_protection.relation;
     PERFORM amp.log_change('table.protected', NULL, jsonb_build_object(
         'table', amp.qualified(relation), 'tenant_column', tenant_column, 'read', read, 'insert', "insert", 'update', "update",
-        'delete', "delete"));
+        'delete', "delete", 'spend', nullif(spend, false)));
 END
 $$;
-COMMENT ON FUNCTION amp.register_protection(regclass, name, text, text, text, text) IS 'Internal: notes a protected table, for its owner.';
+COMMENT ON FUNCTION amp.register_protection(regclass, name, text, text, text, text, boolean) IS 'Internal: notes a protected table, for its owner.';
 
 CREATE FUNCTION amp.register_shared(relation regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -6,10 +6,12 @@ CREATE TABLE amp.protected_tables (
     read_permission text COLLATE "C",
     insert_permission text COLLATE "C",
     update_permission text COLLATE "C",
-    delete_permission text COLLATE "C"
+    delete_permission text COLLATE "C",
+    spend boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE amp.protected_tables IS
 'Tables under amp''s policies, partitions and inheritance children included. A NULL permission is not asked for.';
+COMMENT ON COLUMN amp.protected_tables.spend IS 'Inserts are refused when a spending limit with hard_stop_at_limit is used up.';
 
 CREATE TABLE amp.shared_tables (relation regclass CONSTRAINT shared_tables_pkey PRIMARY KEY);
 COMMENT ON TABLE amp.shared_tables IS 'Tables declared tenantless by amp.share_table().';

@@ -10,6 +10,9 @@ CREATE FUNCTION amp.store_config(tenant text, patched jsonb) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE amp.tenant_configs c SET config = patched -> 'config', updated_at = now() WHERE c.tenant_id = tenant;
+    PERFORM amp.store_limits(tenant, patched #> '{config,cost_limits}', EXISTS (
+        SELECT FROM amp.tenants t WHERE t.id = tenant AND amp.is_own_change(t.xmin)
+          AND NOT EXISTS (SELECT FROM amp.spending_limits s WHERE s.tenant_id = tenant)));
     DELETE FROM amp.secrets s WHERE s.tenant_id = tenant AND patched -> 'gone' ? s.path;
     INSERT INTO amp.secrets (tenant_id, path, key_id, sealed)
     SELECT tenant, e.key, e.value ->> 'key_id', decode(e.value ->> 'sealed', 'hex') FROM jsonb_each(patched -> 'sealed') e

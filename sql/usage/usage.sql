@@ -1,28 +1,25 @@
 -- Recording and reading usage. Transactional: what a transaction recorded is gone if it rolls back.
 
 CREATE FUNCTION amp.add_usage(tenant text, metric text, amount bigint) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    today date := (now() AT TIME ZONE 'UTC')::date;
-BEGIN
-    -- Under REPEATABLE READ a slot that moved on since our snapshot would be a serialization failure: a new slot never is.
-    IF current_setting('transaction_isolation') = 'read committed' THEN
-        UPDATE amp.usage_counters c SET amount = c.amount + add_usage.amount
-        WHERE c.tenant_id = tenant AND c.metric = add_usage.metric AND c.day = today AND c.slot = (
-            SELECT f.slot FROM amp.usage_counters f
-            WHERE f.tenant_id = tenant AND f.metric = add_usage.metric AND f.day = today
-            LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED);
-        IF FOUND THEN
-            RETURN;
-        END IF;
-    END IF;
-    INSERT INTO amp.usage_counters AS c (tenant_id, metric, day, slot, amount)
-    VALUES (tenant, add_usage.metric, today, (random() * 2147483647)::integer, add_usage.amount)
-    ON CONFLICT ON CONSTRAINT usage_counters_pkey DO UPDATE SET amount = c.amount + excluded.amount;
-END
-$$;
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'amp_add_usage';
 COMMENT ON FUNCTION amp.add_usage(text, text, bigint) IS
-'Internal: adds to a counter of today (UTC, by the start of the transaction), waiting for nobody.';
+'Internal: adds to a tenant''s counter of today (UTC, by the start of the transaction); cost_cents as charge() does. Errors: as that, 22023 bad metric.';
+
+CREATE FUNCTION amp.record_usage(
+        metric text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, durability text DEFAULT 'transaction') RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_record_usage';
+COMMENT ON FUNCTION amp.record_usage(text, bigint, text, text) IS
+'Adds to a counter of the session''s tenant for today (UTC, by the start of the transaction); exact, waiting for no other session. True if counted, false if this idempotency key was counted before; a key that somebody else''s open transaction counts is waited for. durability transaction: gone if the transaction rolls back; immediate: kept whatever becomes of it, in the tables within a second (preloaded; not for cost_cents). Errors: as tenant_id(), 22023 bad metric, amount, key or durability, or a key used for another amount, 42704 a metric that is not registered where they have to be, 55000 immediate without preload; cost_cents: as charge().';
+
+CREATE FUNCTION amp.charge(cents bigint, idempotency_key text DEFAULT NULL) RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_charge';
+COMMENT ON FUNCTION amp.charge(bigint, text) IS
+'Spends cents of the session''s tenant, for today and this month (UTC, by the start of the transaction): adds to cost_cents, gone if the transaction rolls back. Never beyond a hard limit, at any concurrency; without hard_stop_at_limit limits only alert. Waits for other sessions only where what is left is not enough without what they have under way. True if charged, false if this idempotency key was charged before. Errors: as tenant_id(), TN005 a limit is reached (with limit, spent, asked and the end of the period), 22023 bad amount or key, 40P01 deadlock: run it again.';
+
+CREATE FUNCTION amp.generation_allowed() RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'amp_generation_allowed';
+COMMENT ON FUNCTION amp.generation_allowed() IS
+'Whether the session''s tenant may go on with what costs: false when a limit with hard_stop_at_limit is used up. Errors: as tenant_id().';
 
 CREATE FUNCTION amp.assert_metric(metric text) RETURNS void
     LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -36,47 +33,34 @@ END
 $$;
 COMMENT ON FUNCTION amp.assert_metric(text) IS 'Internal: raises 22023 unless the name is a metric''s.';
 
-CREATE FUNCTION amp.record_usage(metric text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL) RETURNS boolean
+CREATE FUNCTION amp.add_metric(name text, description text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    tenant text := amp.tenant_id();
-    known record;
 BEGIN
-    PERFORM amp.context_holds(); -- from a DO block no statement has asked yet
-    PERFORM amp.assert_metric(metric);
-    -- With a bound, nobody fills up a counter for the others: bigint holds nine million times as much.
-    IF amount IS NULL OR amount <= 0 OR amount > 1000000000000 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid amount %s', coalesce(amount::text, 'NULL')),
-            HINT = 'Pass a whole number from 1 to 1000000000000; cost_cents is in cents.';
+    PERFORM amp.assert_called_by_operator();
+    PERFORM amp.assert_metric(name);
+    IF description IS NULL OR btrim(description) = '' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('metric "%s" needs a description', name),
+            HINT = 'Say in a few words what it counts.';
     END IF;
-    IF idempotency_key IS NOT NULL THEN
-        IF length(idempotency_key) NOT BETWEEN 1 AND 255 THEN
-            RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'an idempotency key has 1 to 255 characters',
-                DETAIL = format('Given: %s characters.', length(idempotency_key)),
-                HINT = 'Pass the id of the request, or leave it out.';
-        END IF;
-        -- A concurrent transaction with the same key is waited for: it counts once, whichever commits.
-        INSERT INTO amp.usage_keys (tenant_id, idempotency_key, metric, amount)
-        VALUES (tenant, record_usage.idempotency_key, record_usage.metric, record_usage.amount)
-        ON CONFLICT ON CONSTRAINT usage_keys_pkey DO NOTHING;
-        IF NOT FOUND THEN
-            SELECT k.metric, k.amount INTO known FROM amp.usage_keys k
-            WHERE k.tenant_id = tenant AND k.idempotency_key = record_usage.idempotency_key;
-            IF (known.metric, known.amount) IS DISTINCT FROM (record_usage.metric, record_usage.amount) THEN
-                RAISE EXCEPTION USING ERRCODE = '22023',
-                    MESSAGE = format('idempotency key %L was used for something else', idempotency_key),
-                    DETAIL = format('It counted %s of %s; now asked for %s of %s.', known.amount, known.metric, amount, metric),
-                    HINT = 'Use a new key for every new event.';
-            END IF;
-            RETURN false;
-        END IF;
+    INSERT INTO amp.metrics AS m (name, description) VALUES (add_metric.name, btrim(add_metric.description))
+    ON CONFLICT ON CONSTRAINT metrics_pkey DO UPDATE SET description = excluded.description WHERE NOT m.built_in;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('metric "%s" is built in', name), HINT = 'See amp.metrics.';
     END IF;
-    PERFORM amp.add_usage(tenant, metric, amount);
-    RETURN true;
+    PERFORM amp.log_change('metric.registered', NULL, jsonb_build_object('name', name));
 END
 $$;
-COMMENT ON FUNCTION amp.record_usage(text, bigint, text) IS
-'Adds to a counter of the session''s tenant for today (UTC); exact, transactional, waiting for no other session. True if counted, false if this idempotency key was counted before. Errors: as tenant_id(), 22023 bad metric, amount or key, or a key used for another amount.';
+COMMENT ON FUNCTION amp.add_metric(text, text) IS 'The work of register_metric(), for operators.';
+
+CREATE FUNCTION amp.register_metric(name text, description text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM amp.mark_caller();
+    PERFORM amp.add_metric(name, description);
+END
+$$;
+COMMENT ON FUNCTION amp.register_metric(text, text) IS
+'Operator: gives a metric a description, and lets it be counted where amp.open_metrics is off. Again: another description. Errors: TN004, 22023 bad name or description, 23505 built in.';
 
 CREATE FUNCTION amp.usage_document(tenant text, period text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

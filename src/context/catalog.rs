@@ -52,6 +52,23 @@ pub(crate) const APPROVAL_REQUESTS: Table = Table { name: c"approval_requests", 
 /// (request_id, user_id, decision, at, ...)
 pub(crate) const APPROVAL_DECISIONS: Table = Table { name: c"approval_decisions", index: c"approval_decisions_pkey" };
 
+/// (tenant_id, metric, day, slot, amount)
+pub(crate) const USAGE_COUNTERS: Table = Table { name: c"usage_counters", index: c"usage_counters_pkey" };
+/// (tenant_id, month, slot, cents)
+pub(crate) const MONTHLY_SPENDING: Table = Table { name: c"monthly_spending", index: c"monthly_spending_pkey" };
+/// (tenant_id, idempotency_key, metric, amount, recorded_at)
+pub(crate) const USAGE_KEYS: Table = Table { name: c"usage_keys", index: c"usage_keys_pkey" };
+/// (name, ...)
+pub(crate) const METRICS: Table = Table { name: c"metrics", index: c"metrics_pkey" };
+/// (tenant_id, monthly_limit_cents, daily_limit_cents, alert_threshold_percent, hard_stop, version)
+pub(crate) const SPENDING_LIMITS: Table = Table { name: c"spending_limits", index: c"spending_limits_pkey" };
+/// (tenant_id, version)
+pub(crate) const SETTLED_LIMITS: Table = Table { name: c"settled_limits", index: c"settled_limits_pkey" };
+/// (tenant_id, period, threshold_cents)
+pub(crate) const SPENDING_WATCHES: Table = Table { name: c"spending_watches", index: c"spending_watches_tenant_id_idx" };
+/// (tenant_id, period, threshold_percent, threshold_cents, limit_cents, spent_cents, hard_stop, raised_at)
+pub(crate) const ALERTS: Table = Table { name: c"alerts", index: c"alerts_pkey" };
+
 /// The tables that an answer about the context can rest on.
 const ALL: [&Table; 10] = [
     &TENANTS,
@@ -76,6 +93,12 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// Where the row is stored.
+    pub(crate) fn place(&self) -> pg_sys::ItemPointerData {
+        // SAFETY: the scan holds the tuple.
+        unsafe { (*self.tuple).t_self }
+    }
+
     /// The value of a column, None when null.
     pub(crate) fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
         let mut null = false;
@@ -152,6 +175,12 @@ fn relation(schema: pg_sys::Oid, name: &CStr) -> Result<pg_sys::Oid, Error> {
     }
 }
 
+/// A table and its index.
+pub(crate) fn heap_and_index(table: &Table) -> Result<(pg_sys::Oid, pg_sys::Oid), Error> {
+    let schema = schema()?;
+    Ok((relation(schema, table.name)?, relation(schema, table.index)?))
+}
+
 fn not_installed() -> Error {
     Error::new(Code::NotReady, "extension amp_tenancy is not installed in this database")
         .hint("Run CREATE EXTENSION amp_tenancy as a superuser.")
@@ -203,8 +232,7 @@ unsafe fn scan<T>(
     key: &[&str],
     mut read: impl FnMut(&Row) -> T,
 ) -> Result<Vec<T>, Error> {
-    let schema = schema()?;
-    let (heap, index) = (relation(schema, table.name)?, relation(schema, table.index)?);
+    let (heap, index) = heap_and_index(table)?;
     let mut found = Vec::new();
     // SAFETY: the sequence of every catalog look-up in the server: open, scan by index, read while the scan holds the tuple,
     // close. What is allocated goes to a context of its own; an error on the way is cleaned up by the transaction's abort.

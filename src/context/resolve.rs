@@ -235,6 +235,13 @@ fn decide() -> Result<Rc<Current>, Error> {
     Ok(Rc::new(Current { tenant, user, verdict, capped_by, expires, epoch }))
 }
 
+/// The session's tenant, decided anew if anything has changed. Errors: as [`current`].
+pub(crate) fn tenant() -> Result<Id, Error> {
+    listen();
+    check_premises();
+    Ok(current()?.tenant)
+}
+
 /// Hears what other sessions have committed.
 pub(crate) fn listen() {
     // SAFETY: in a transaction; an error of PostgreSQL becomes a panic here, for the frames above own things.
