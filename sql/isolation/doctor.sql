@@ -30,8 +30,9 @@ CREATE FUNCTION amp.table_findings() RETURNS TABLE (severity text, code text, ob
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH protected AS (
         SELECT p.*, c.relrowsecurity, c.relforcerowsecurity, a.attnum, a.attnotnull, amp.qualified(p.relation) AS named,
-               format('SELECT * FROM amp.protect(%L, %L, %L, NULL, %L, %L, %L, %L)', amp.qualified(p.relation), p.tenant_column,
-                      p.read_permission, p.insert_permission, p.update_permission, p.delete_permission, p.spend) AS again
+               format('SELECT * FROM amp.protect(%L, %L, %L, NULL, %L, %L, %L%s)', amp.qualified(p.relation), p.tenant_column,
+                      p.read_permission, p.insert_permission, p.update_permission, p.delete_permission,
+                      CASE WHEN p.spend THEN ', true' END) AS again
         FROM amp.protected_tables p
         JOIN pg_class c ON c.oid = p.relation
         LEFT JOIN pg_attribute a ON a.attrelid = p.relation AND a.attname = p.tenant_column AND NOT a.attisdropped

@@ -52,7 +52,7 @@ BEGIN
         IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = root AND a.attname = $2 AND NOT a.attisdropped)
            AND NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = root) THEN
             PERFORM amp.assert_table(root), amp.tenant_function(root, tenant_column), amp.mark_caller();
-            PERFORM amp.register_protection(root, tenant_column, read, write, write, write);
+            PERFORM amp.register_protection(root, tenant_column, read, write, write, write, false);
         END IF;
     END LOOP;
     FOREACH root IN ARRAY coalesce(roots, '{}') LOOP
@@ -61,7 +61,7 @@ BEGIN
         IF FOUND THEN
             RETURN QUERY SELECT p.* FROM amp.protect(
                 root, noted.tenant_column, noted.read_permission, NULL, noted.insert_permission, noted.update_permission,
-                noted.delete_permission, fix => protect_schema.fix) p;
+                noted.delete_permission, noted.spend, protect_schema.fix) p;
         ELSE
             status := 'left'; object := format('table %s', root);
             what := format('has no column %I', tenant_column);

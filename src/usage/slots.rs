@@ -115,16 +115,12 @@ impl Locks {
         self.acquire(kind, slot, EXCLUSIVE, false);
     }
 
-    /// Takes a slot that is free, the last one if it is; waits only where none of all is.
+    /// Takes the first slot that is free, so that there are no more of them than transactions at a time; waits only where none of all is.
     pub(super) fn take_any(self, kind: Kind) -> u16 {
-        let last = self.last(kind);
-        let mut slots = std::iter::once(last).chain((0..ALL).filter(|slot| *slot != last));
-        let slot = slots.find(|slot| self.try_slot(kind, *slot).is_some()).unwrap_or_else(|| {
-            self.wait_for_slot(kind, last);
-            last
-        });
-        self.set_last(kind, slot);
-        slot
+        (0..ALL).find(|slot| self.try_slot(kind, *slot).is_some()).unwrap_or_else(|| {
+            self.wait_for_slot(kind, 0);
+            0
+        })
     }
 
     /// Gives back a slot in which nothing was written.
@@ -148,17 +144,25 @@ impl Locks {
         self.release(kind, number, EXCLUSIVE);
     }
 
-    /// The slot that this backend wrote last, which is likely to be free and to have room again.
+    /// The slot of a limit that this backend wrote last, which is likely to be free and to have room again.
     pub(super) fn last(self, kind: Kind) -> u16 {
-        let place = LAST[self.hash as usize % LAST.len()].get();
-        if place.0 == self.hash { place.1[kind as usize] } else { 0 }
+        let (hash, day, month) = LAST[self.hash as usize % LAST.len()].get();
+        match kind {
+            _ if hash != self.hash => 0,
+            Kind::Day => day,
+            Kind::Month => month,
+            _ => 0,
+        }
     }
 
     pub(super) fn set_last(self, kind: Kind, slot: u16) {
         let place = &LAST[self.hash as usize % LAST.len()];
-        let mut slots = if place.get().0 == self.hash { place.get().1 } else { [0; 3] };
-        slots[kind as usize] = slot;
-        place.set((self.hash, slots));
+        let (hash, day, month) = place.get();
+        let (day, month) = if hash == self.hash { (day, month) } else { (0, 0) };
+        place.set(match kind {
+            Kind::Day => (self.hash, slot, month),
+            _ => (self.hash, day, slot),
+        });
     }
 
     /// Whether this transaction has spent the tenant's money before.
@@ -178,8 +182,8 @@ impl Locks {
     }
 }
 
-/// By a tenant's hash, the slots of the first three kinds.
-static LAST: Local<[Cell<(u64, [u16; 3])>; 64]> = Local::new([const { Cell::new((0, [0; 3])) }; 64]);
+/// Tenants' hashes, with the slots of the day and of the month.
+static LAST: Local<[Cell<(u64, u16, u16)>; 64]> = Local::new([const { Cell::new((0, 0, 0)) }; 64]);
 
 /// The tenants whose money the transaction of that number has spent. A savepoint's rollback leaves them: see where it is asked.
 static SPENT: Local<RefCell<(u64, Vec<u64>)>> = Local::new(RefCell::new((0, Vec::new())));

@@ -93,7 +93,8 @@ impl<'a> Account<'a> {
     fn search(&'a self, amount: i64) -> Result<Search<'a>, Error> {
         let is_quiet = |bound: i64| !self.limit.watched && self.limit.next().is_some_and(|next| bound < next.cents);
         let mut found = Found { account: self, parts: Vec::new(), taken: Vec::new(), quiet: false };
-        let first = self.locks.last(self.kind);
+        // Without a limit the first one that is free, so that there are few.
+        let first = self.bounds().next().map_or(0, |_| self.locks.last(self.kind));
         if let Some(row) = found.take(first)? {
             let bound = self.bounds().next();
             if bound.is_none_or(|bound| share(bound, first) - row.amount >= amount) {
@@ -229,9 +230,7 @@ impl Found<'_> {
         let Account { locks, kind, series, .. } = self.account;
         for (row, part) in &self.parts {
             series.add(row, *part)?;
-            if row.slot < CAPPED {
-                locks.set_last(*kind, row.slot);
-            }
+            locks.set_last(*kind, row.slot % CAPPED);
         }
         Ok(())
     }

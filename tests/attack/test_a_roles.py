@@ -146,7 +146,7 @@ RUNS_AS_ITS_OWNER = """
     BEGIN
         BEGIN PERFORM amp.invite_user('evil@example.com', 'admin', 't2'); EXCEPTION WHEN OTHERS THEN NULL; END;
         BEGIN PERFORM amp.mark_caller(), amp.forget_table('orders'); EXCEPTION WHEN OTHERS THEN NULL; END;
-        BEGIN PERFORM amp.mark_caller(), amp.register_protection('orders', 'note', NULL, NULL, NULL, NULL); EXCEPTION WHEN OTHERS THEN NULL; END;
+        BEGIN PERFORM amp.mark_caller(), amp.register_protection('orders', 'note', NULL, NULL, NULL, NULL, false); EXCEPTION WHEN OTHERS THEN NULL; END;
         BEGIN PERFORM amp.register_shared('parents'); EXCEPTION WHEN OTHERS THEN NULL; END;
         BEGIN PERFORM amp.mark_caller(), amp.register_schema('public', 'note'); EXCEPTION WHEN OTHERS THEN NULL; END;
         BEGIN PERFORM amp.mark_caller(), amp.register_meter('orders', 'evil'); EXCEPTION WHEN OTHERS THEN NULL; END;

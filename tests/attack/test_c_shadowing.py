@@ -156,7 +156,7 @@ def test_C5_owners_functions(trapped, amp):
     with raises("TN004"):
         svc.execute("TRUNCATE public.b")
     for call in ("amp.protect('public.s')", "amp.unprotect('public.a')", "amp.share_table('public.orders')", "amp.meter('public.a', 'x')",
-                 "amp.forget_table('public.a')", "amp.register_protection('public.s', 'id', NULL, NULL, NULL, NULL)",
+                 "amp.forget_table('public.a')", "amp.register_protection('public.s', 'id', NULL, NULL, NULL, NULL, false)",
                  "amp.register_shared('public.a')", "amp.register_meter('public.a', 'x')", "amp.protect_schema('public')"):
         with raises("42501"):
             svc.execute(f"SELECT {call}")

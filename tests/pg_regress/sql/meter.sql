@@ -124,7 +124,7 @@ CREATE FUNCTION pg_temp.as_text(pg_temp.key) RETURNS text LANGUAGE plpgsql AS
     $$ BEGIN RAISE NOTICE 'running as %', current_user; RETURN 'meter2'; END $$;
 CREATE CAST (pg_temp.key AS text) WITH FUNCTION pg_temp.as_text(pg_temp.key);
 CREATE TEMP TABLE mine (tenant_id pg_temp.key);
-SELECT amp.mark_caller(), amp.register_protection('mine', 'tenant_id', NULL, NULL, NULL, NULL);
+SELECT amp.mark_caller(), amp.register_protection('mine', 'tenant_id', NULL, NULL, NULL, NULL, false);
 SELECT amp.mark_caller(), amp.register_meter('mine', 'm_mine');
 CREATE TRIGGER mine AFTER INSERT ON mine REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION amp.count_inserted('m_mine');
 INSERT INTO mine VALUES (ROW(1));

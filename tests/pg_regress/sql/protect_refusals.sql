@@ -116,8 +116,6 @@ SELECT * FROM amp.protect('refusals.good', "delete" => 'Missions.Create');
 \echo :SQLSTATE
 
 -- Spending limits, which are not there yet.
-SELECT * FROM amp.protect('refusals.good', spend => true);
-\echo :SQLSTATE
 
 -- Somebody else's table.
 \connect - regress_stranger
@@ -131,7 +129,7 @@ SELECT amp.meter('app.notes', 'notes');
 \echo :SQLSTATE
 -- The parts behind it ask again.
 \set VERBOSITY sqlstate
-SELECT amp.register_protection('app.notes', 'body', NULL, NULL, NULL, NULL);
+SELECT amp.register_protection('app.notes', 'body', NULL, NULL, NULL, NULL, false);
 SELECT amp.forget_table('app.notes');
 SELECT amp.register_shared('app.notes');
 SELECT amp.register_meter('app.notes', 'notes');
