@@ -21,7 +21,9 @@ SETUP = """
     INSERT INTO amp.usage_counters SELECT 'full', m, (date_trunc('month', now()) AT TIME ZONE 'UTC')::date + d, s, 7
     FROM unnest('{missions_created,content_generated,content_published,api_calls,llm_tokens_used,images_generated,cost_cents}'::text[]) m,
          generate_series(0, 30) d, generate_series(0, 63) s;
-    VACUUM ANALYZE amp.usage_counters;"""
+    INSERT INTO amp.monthly_usage SELECT tenant_id, date_trunc('month', day), metric, slot, sum(amount) FROM amp.usage_counters
+    WHERE tenant_id = 'full' GROUP BY 1, 2, 3, 4;
+    VACUUM ANALYZE amp.usage_counters; VACUUM ANALYZE amp.monthly_usage;"""
 NEAR = "SET amp.tenant_id = 'near'; SELECT amp.charge(6300000);"
 
 
@@ -89,7 +91,10 @@ def growth(server, sizes):
                 SELECT 'grown_' || n / 84, (ARRAY['api_calls','llm_tokens_used','cost_cents','images_generated','missions_created','content_generated','content_published'])[n % 7 + 1],
                        (date '2020-01-01' + ((n / 7) % 12) * interval '1 month')::date, 0, n
                 FROM generate_series({rows}, {size - 1}) n;""")
-            server.sql("VACUUM ANALYZE amp.usage_counters")
+            server.sql(f"""
+                INSERT INTO amp.monthly_usage SELECT tenant_id, day, metric, slot, amount FROM amp.usage_counters
+                WHERE tenant_id LIKE 'grown%' AND split_part(tenant_id, '_', 2)::bigint >= {rows // 84};""")
+            server.sql("VACUUM ANALYZE amp.usage_counters; VACUUM ANALYZE amp.monthly_usage;")
             rows = size
         with server.counting():
             few = [s for s in STATEMENTS if s.name in ("record", "far", "document")]

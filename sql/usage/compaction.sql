@@ -17,7 +17,7 @@ BEGIN
     FOR slot_number IN
         SELECT 0 UNION
         SELECT c.slot FROM amp.usage_counters c WHERE c.tenant_id = tenant AND c.day < before UNION
-        SELECT m.slot FROM amp.monthly_spending m WHERE m.tenant_id = tenant AND m.month < over_before
+        SELECT m.slot FROM amp.monthly_usage m WHERE m.tenant_id = tenant AND m.month < over_before
         ORDER BY 1
     LOOP
         IF NOT amp.try_usage_slot(tenant, slot_number) THEN
@@ -35,7 +35,15 @@ BEGIN
         SELECT tenant, t.metric, t.day, 0, sum(t.amount) FROM taken t GROUP BY t.metric, t.day RETURNING 1
     )
     SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM put) INTO gone, kept;
-    DELETE FROM amp.monthly_spending m WHERE m.tenant_id = tenant AND m.month < over_before;
+    WITH several AS (
+        SELECT m.metric, m.month FROM amp.monthly_usage m WHERE m.tenant_id = tenant AND m.month < over_before
+        GROUP BY m.metric, m.month HAVING count(*) > 1
+    ), taken AS (
+        DELETE FROM amp.monthly_usage m USING several s
+        WHERE m.tenant_id = tenant AND (m.metric, m.month) = (s.metric, s.month) RETURNING m.metric, m.month, m.amount
+    )
+    INSERT INTO amp.monthly_usage (tenant_id, month, metric, slot, amount)
+    SELECT tenant, t.month, t.metric, 0, sum(t.amount) FROM taken t GROUP BY t.month, t.metric;
     DELETE FROM amp.spending_watches w WHERE w.tenant_id = tenant AND left(w.period, 7) < to_char(over_before, 'YYYY-MM');
     RETURN gone - kept;
 END
@@ -49,7 +57,7 @@ BEGIN
     PERFORM amp.assert_called_by_operator();
     RETURN QUERY
         SELECT c.tenant_id FROM amp.usage_counters c WHERE c.day < before AND c.slot <> 0
-        UNION SELECT m.tenant_id FROM amp.monthly_spending m WHERE m.month < date_trunc('month', before)
+        UNION SELECT m.tenant_id FROM amp.monthly_usage m WHERE m.month < date_trunc('month', before) AND m.slot <> 0
         ORDER BY 1;
 END
 $$;

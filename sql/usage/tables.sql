@@ -23,15 +23,16 @@ CREATE TABLE amp.usage_keys (
 );
 COMMENT ON TABLE amp.usage_keys IS 'The idempotency keys that were counted, with what they counted.';
 
-CREATE TABLE amp.monthly_spending (
+CREATE TABLE amp.monthly_usage (
     tenant_id text COLLATE "C" NOT NULL,
     month date NOT NULL,
+    metric text COLLATE "C" NOT NULL,
     slot integer NOT NULL,
-    cents bigint NOT NULL,
-    CONSTRAINT monthly_spending_pkey PRIMARY KEY (tenant_id, month, slot)
+    amount bigint NOT NULL,
+    CONSTRAINT monthly_usage_pkey PRIMARY KEY (tenant_id, month, metric, slot)
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE amp.monthly_spending IS
-'Internal: what tenants have spent in the months that go on, in other slots than by day; the same sum. Removed when the month is over.';
+COMMENT ON TABLE amp.monthly_usage IS
+'Internal: what tenants used by month (its first day, UTC), the sum of its days in amp.usage_counters; kept beside them, so that a month is read at once and its limit has slots of its own.';
 
 CREATE TABLE amp.spending_limits (
     tenant_id text COLLATE "C" CONSTRAINT spending_limits_pkey PRIMARY KEY,
@@ -103,7 +104,7 @@ CREATE TRIGGER amp_invalidate AFTER INSERT OR DELETE OR UPDATE ON amp.spending_l
 CREATE TRIGGER amp_invalidate_all AFTER TRUNCATE ON amp.spending_limits EXECUTE FUNCTION amp.invalidate();
 ALTER TABLE amp.spending_limits ENABLE ALWAYS TRIGGER amp_invalidate, ENABLE ALWAYS TRIGGER amp_invalidate_all;
 
-ALTER TABLE amp.monthly_spending ENABLE ROW LEVEL SECURITY;
+ALTER TABLE amp.monthly_usage ENABLE ROW LEVEL SECURITY;
 ALTER TABLE amp.spending_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE amp.settled_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE amp.spending_watches ENABLE ROW LEVEL SECURITY;
@@ -120,7 +121,7 @@ GRANT SELECT ON amp.usage_counters, amp.usage_keys, amp.alerts, amp.metrics TO P
 
 SELECT pg_catalog.pg_extension_config_dump('amp.usage_counters', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.usage_keys', '');
-SELECT pg_catalog.pg_extension_config_dump('amp.monthly_spending', '');
+SELECT pg_catalog.pg_extension_config_dump('amp.monthly_usage', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.spending_limits', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.settled_limits', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.spending_watches', '');

@@ -80,9 +80,8 @@ BEGIN
              "llm_tokens_used": 0, "images_generated": 0, "cost_cents": 0}'::jsonb
            || coalesce(jsonb_object_agg(s.metric, s.total), '{}')
     INTO totals
-    FROM (SELECT c.metric, sum(c.amount) AS total FROM amp.usage_counters c
-          WHERE c.tenant_id = tenant AND c.day >= first_day AND c.day < (first_day + interval '1 month')
-          GROUP BY c.metric) s;
+    FROM (SELECT m.metric, sum(m.amount) AS total FROM amp.monthly_usage m
+          WHERE m.tenant_id = tenant AND m.month = first_day GROUP BY m.metric) s;
     SELECT c.config #> '{cost_limits,monthly_limit_cents}' INTO monthly_limit FROM amp.tenant_configs c WHERE c.tenant_id = tenant;
     IF jsonb_typeof(monthly_limit) IS DISTINCT FROM 'number' OR monthly_limit::numeric <= 0 THEN
         monthly_limit := 'null';

@@ -54,8 +54,8 @@ pub(crate) const APPROVAL_DECISIONS: Table = Table { name: c"approval_decisions"
 
 /// (tenant_id, metric, day, slot, amount)
 pub(crate) const USAGE_COUNTERS: Table = Table { name: c"usage_counters", index: c"usage_counters_pkey" };
-/// (tenant_id, month, slot, cents)
-pub(crate) const MONTHLY_SPENDING: Table = Table { name: c"monthly_spending", index: c"monthly_spending_pkey" };
+/// (tenant_id, month, metric, slot, amount)
+pub(crate) const MONTHLY_USAGE: Table = Table { name: c"monthly_usage", index: c"monthly_usage_pkey" };
 /// (tenant_id, idempotency_key, metric, amount, recorded_at)
 pub(crate) const USAGE_KEYS: Table = Table { name: c"usage_keys", index: c"usage_keys_pkey" };
 /// (name, ...)

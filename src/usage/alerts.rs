@@ -107,7 +107,7 @@ fn look(spent: &Spent) -> Result<(), Error> {
     let limits = limits::of(tenant, *day)?;
     let month = day.month();
     examine(tenant, Period::Day(*day), &limits.daily, limits.hard_stop, &Series::of_day(tenant, COST, *day))?;
-    examine(tenant, Period::Month(month), &limits.monthly, limits.hard_stop, &Series::of_month(tenant, month))
+    examine(tenant, Period::Month(month), &limits.monthly, limits.hard_stop, &Series::of_month(tenant, COST, month))
 }
 
 /// Before being prepared: nobody looks when it commits.

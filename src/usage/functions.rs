@@ -152,9 +152,12 @@ fn add(tenant: &Id, metric: &str, amount: i64) -> Result<(), Error> {
     if metric == COST {
         return spending::charge(tenant, amount);
     }
-    let (locks, series) = (Locks::of(tenant), Series::of_day(tenant, metric, Day::of_transaction()));
-    let slot = locks.take_any(Kind::Count);
-    series.add(&series.row(slot)?, amount)
+    let day = Day::of_transaction();
+    let slot = Locks::of(tenant).take_any(Kind::Count);
+    for series in [Series::of_day(tenant, metric, day), Series::of_month(tenant, metric, day.month())] {
+        series.add(&series.row(slot)?, amount)?;
+    }
+    Ok(())
 }
 
 /// Takes an amount out of a counter. Errors: 22023 it has not counted so much.
@@ -168,22 +171,14 @@ fn subtract(tenant: &Id, metric: &str, day: Day, amount: i64) -> Result<(), Erro
         return Err(Error::new(Code::InvalidValue, format!("cannot take {amount} out of {metric}: {counted} were counted that day"))
             .hint("Pass the day on which it was counted, and at most what was."));
     }
-    let take_out = |series: &Series, kind: Kind| {
+    let (by_day, by_month) = if metric == COST { (Kind::Day, Kind::Month) } else { (Kind::Count, Kind::Count) };
+    for (series, kind) in [(counter, by_day), (Series::of_month(tenant, metric, day.month()), by_month)] {
         let free = (0..CAPPED).find(|slot| locks.try_slot(kind, *slot).is_some());
         let slot = free.unwrap_or_else(|| {
             locks.wait_for_slot(kind, 0);
             0
         });
-        series.add(&series.row(slot)?, -amount)
-    };
-    if metric != COST {
-        return take_out(&counter, Kind::Count);
-    }
-    take_out(&counter, Kind::Day)?;
-    let month = day.month();
-    // Of a month that is over, nothing is to be spent any more, and its slots may be gone (amp.compact_usage()).
-    if month == Day::of_transaction().month() {
-        take_out(&Series::of_month(tenant, month), Kind::Month)?;
+        series.add(&series.row(slot)?, -amount)?;
     }
     Ok(())
 }

@@ -323,7 +323,7 @@ fn accounts<'a>(tenant: &'a Id, day: Day, limits: &Limits) -> [Account<'a>; 2] {
             locks,
             kind: Kind::Month,
             period: Period::Month(month),
-            series: Series::of_month(tenant, month),
+            series: Series::of_month(tenant, COST, month),
             limit: limits.monthly,
             hard_stop,
         },
@@ -372,7 +372,7 @@ fn spread(series: &Series, limit: i64) -> Result<(), Error> {
     for (slot, amount) in (0..CAPPED).zip(wanted).chain(beyond.map(|slot| (slot, 0))) {
         let row = series.row(slot)?;
         if row.amount != amount {
-            series.write(&row, amount)?;
+            series.write(&row, amount);
         }
     }
     Ok(())

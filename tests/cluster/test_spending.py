@@ -117,7 +117,8 @@ def check(db, monthly, daily):
         cents, calls = admin.execute("SELECT coalesce(sum(cents), 0)::bigint, coalesce(sum(calls), 0)::bigint FROM ledger").fetchone()
         counted = dict(admin.execute("SELECT metric, sum(amount) FROM amp.usage_counters GROUP BY metric").fetchall())
         assert counted.get("cost_cents", 0) == cents and counted.get("api_calls", 0) == calls
-        assert admin.execute("SELECT coalesce(sum(cents), 0) FROM amp.monthly_spending").fetchone()[0] == cents
+        assert admin.execute("SELECT coalesce(sum(amount), 0) FROM amp.monthly_usage WHERE metric = 'cost_cents'").fetchone()[0] == cents
+        assert admin.execute("SELECT coalesce(sum(amount), 0) FROM amp.monthly_usage WHERE metric = 'api_calls'").fetchone()[0] == calls
     left = min(monthly, daily) - cents
     assert left >= 0
     with session(db) as spender:
@@ -410,7 +411,7 @@ def test_a_limit_that_changes_in_the_middle(db):
         with raises("TN005"):
             one.execute("SELECT amp.charge(1)")
     with db.connect() as admin:
-        assert admin.execute("SELECT sum(amount), (SELECT sum(cents) FROM amp.monthly_spending) FROM amp.usage_counters").fetchone() == (12_200, 12_200)
+        assert admin.execute("SELECT sum(amount), (SELECT sum(amount) FROM amp.monthly_usage) FROM amp.usage_counters").fetchone() == (12_200, 12_200)
 
 
 def test_a_limit_that_comes_while_others_spend(db):

@@ -190,6 +190,7 @@ def test_view_tenant_usage(api):
     }
     for metric, amount in usage.items():
         api.admin("INSERT INTO amp.usage_counters VALUES ('tnt_xxx', %s, '2024-01-31', 1, %s)", metric, amount)
+        api.admin("INSERT INTO amp.monthly_usage VALUES ('tnt_xxx', '2024-01-01', %s, 1, %s)", metric, amount)
     status, document = api.curl("GET", "/v1/tenants/tnt_xxx/usage?period=2024-01", "$AMP_API_KEY")
     assert (status, document) == (
         200,

@@ -197,7 +197,8 @@ ALTER ROLE regress_service RESET amp.open_metrics;
 INSERT INTO amp.usage_counters SELECT 'spender3', 'api_calls', '2024-01-05', n, n FROM generate_series(0, 9) n;
 INSERT INTO amp.usage_counters SELECT 'spender3', 'cost_cents', '2024-01-05', n, 7 FROM generate_series(3, 5) n;
 INSERT INTO amp.usage_counters VALUES ('spender3', 'cost_cents', '2024-01-06', 9, 5);
-INSERT INTO amp.monthly_spending SELECT 'spender3', '2024-01-01', n, 13 FROM generate_series(1, 2) n;
+INSERT INTO amp.monthly_usage SELECT 'spender3', '2024-01-01', 'cost_cents', n, 13 FROM generate_series(1, 2) n;
+INSERT INTO amp.monthly_usage SELECT 'spender3', '2024-01-01', 'api_calls', n, 15 FROM generate_series(0, 2) n;
 INSERT INTO amp.usage_keys VALUES ('spender3', 'old', 'api_calls', 1, '2024-01-05');
 \connect - regress_operator
 SELECT amp.usage('spender3', '2024-01') -> 'usage' AS before;
@@ -212,6 +213,6 @@ CALL amp.compact_usage();
 SELECT count(*) AS keys FROM amp.usage_keys;
 SELECT amp.charge(1000);
 \connect - postgres
-SELECT sum(cents) FROM amp.monthly_spending WHERE tenant_id = 'spender3';
+SELECT month < '2025-01-01' AS over, metric, count(*), sum(amount) FROM amp.monthly_usage WHERE tenant_id = 'spender3' GROUP BY 1, 2 ORDER BY 1, 2;
 \connect - regress_owner
 DROP SCHEMA spending CASCADE;

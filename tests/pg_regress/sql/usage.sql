@@ -32,6 +32,8 @@ SELECT amp.usage() #> '{usage,videos_cut}' AS videos_cut;
 INSERT INTO amp.usage_counters VALUES ('usage1', 'cost_cents', '2024-01-01', 1, 40000), ('usage1', 'cost_cents', '2024-01-31', 1, 5000),
     ('usage1', 'cost_cents', '2024-01-31', 2, 600), ('usage1', 'cost_cents', '2023-12-31', 1, 7), ('usage1', 'cost_cents', '2024-02-01', 1, 9),
     ('usage2', 'cost_cents', '2024-01-15', 1, 99), ('usage1', 'cost_cents', '2024-02-29', 1, 500001);
+INSERT INTO amp.monthly_usage
+SELECT tenant_id, date_trunc('month', day), metric, slot, sum(amount) FROM amp.usage_counters WHERE tenant_id LIKE 'usage_' AND day < '2024-03-01' GROUP BY 1, 2, 3, 4;
 \connect - regress_service
 SET amp.tenant_id = 'usage1';
 SELECT amp.usage(period => '2024-01') #> '{usage,cost_cents}' AS cents, amp.usage(period => '2024-01') -> 'limits' AS limits;
