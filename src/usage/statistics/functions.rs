@@ -5,8 +5,8 @@ use super::{SHARED, Shared, measure};
 use crate::context::{resolve, session};
 use crate::error::{Code, Error, guarded};
 use crate::function::raw_function;
-use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 use pgrx::IntoDatum;
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 
 raw_function! {
     /// `amp.stat_tenants_data() → setof record`: this database's tenants for who may see all, else the session's own.

@@ -166,7 +166,6 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "PostgreSQL's")]
 unsafe extern "C-unwind" fn utility(
     statement: *mut pg_sys::PlannedStmt,
     text: *const c_char,
@@ -188,9 +187,7 @@ unsafe extern "C-unwind" fn utility(
             settle();
         }
         match NEXT_UTILITY.get() {
-            Some(next) => {
-                next(statement, text, read_only, context, parameters, environment, destination, completion)
-            }
+            Some(next) => next(statement, text, read_only, context, parameters, environment, destination, completion),
             None => standard_ProcessUtility(
                 statement,
                 text,
@@ -279,7 +276,8 @@ fn stop() -> Totals {
 /// What was spent since then, and the measurement that goes on from here.
 fn spent(running: &Running) -> (Totals, Running) {
     let (now, counters) = (Instant::now(), counters());
-    let mut spent = Totals(std::array::from_fn(|counter| counters.0[counter].wrapping_sub(running.counters.0[counter])));
+    let mut spent =
+        Totals(std::array::from_fn(|counter| counters.0[counter].wrapping_sub(running.counters.0[counter])));
     spent.add(Counter::Nanoseconds, now.duration_since(running.since).as_nanos() as u64);
     (spent, Running { since: now, counters, ..*running })
 }
@@ -287,7 +285,7 @@ fn spent(running: &Running) -> (Totals, Running) {
 /// PostgreSQL's counters of this backend.
 fn counters() -> Totals {
     // SAFETY: copies of plain variables of the backend.
-    let (blocks, wal_bytes) = unsafe { (&*(&raw const pg_sys::pgBufferUsage), (*(&raw const pg_sys::pgWalUsage)).wal_bytes) };
+    let (blocks, wal_bytes) = unsafe { (pg_sys::pgBufferUsage, pg_sys::pgWalUsage.wal_bytes) };
     let mut totals = Totals::default();
     for (counter, value) in [
         (Counter::SharedHit, blocks.shared_blks_hit),

@@ -196,7 +196,8 @@ impl Table {
     /// does not stay for ever.
     fn evict(&mut self) {
         let kept = self.taken - (self.taken / 20).max(1);
-        self.places[..self.taken].select_nth_unstable_by_key(kept, |place| std::cmp::Reverse(place.score.load(Relaxed)));
+        self.places[..self.taken]
+            .select_nth_unstable_by_key(kept, |place| std::cmp::Reverse(place.score.load(Relaxed)));
         for place in &mut self.places[..kept] {
             let score = place.score.get_mut();
             *score -= *score / 100;
@@ -323,7 +324,10 @@ mod tests {
         }
         call(&mut table, &key(2, "ant"));
         call(&mut table, &key(1, "bee"));
-        assert_eq!([key(1, "ant"), key(2, "ant"), key(1, "bee")].map(|key| calls(&table, &key)), [Some(3), Some(1), Some(1)]);
+        assert_eq!(
+            [key(1, "ant"), key(2, "ant"), key(1, "bee")].map(|key| calls(&table, &key)),
+            [Some(3), Some(1), Some(1)]
+        );
         assert_eq!(calls(&table, &key(3, "ant")), None);
         assert_eq!(table.entries().count(), 3);
         let ant = table.entries().find(|entry| entry.key == key(1, "ant")).unwrap();
@@ -415,7 +419,10 @@ mod tests {
             call(&mut table, &key(1 + number % 2, &format!("t{number}")));
         }
         table.clear(1);
-        assert_eq!([0, 1, 2, 3].map(|n| calls(&table, &key(1 + n % 2, &format!("t{n}")))), [None, Some(1), None, Some(1)]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|n| calls(&table, &key(1 + n % 2, &format!("t{n}")))),
+            [None, Some(1), None, Some(1)]
+        );
         call(&mut table, &key(1, "t0"));
         assert_eq!(calls(&table, &key(1, "t0")), Some(1));
         assert_eq!(table.evicted(), 0);
