@@ -140,7 +140,8 @@ pub(super) fn pin(tenant: Id) -> Pin {
     pin
 }
 
-/// Runs inside commit and abort: it must not fail, and calls nothing of PostgreSQL; before PREPARE TRANSACTION it may refuse.
+/// Runs inside commit and abort: it must not fail, and calls nothing of PostgreSQL but, for a reset of statistics, their lock; before
+/// PREPARE TRANSACTION it may refuse.
 unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     if event == XACT_EVENT_PRE_PREPARE {

@@ -215,6 +215,37 @@ def test_a_statement_that_fails_counts_nothing(db):
         assert calls(db)["ant"][0] == len(failing)
 
 
+def test_an_error_of_a_hook_leaves_nothing_behind(db):
+    """A FETCH is refused after its measurement began; what comes next counts by itself."""
+    with service(db) as ant, service(db, "bee") as bee, db.connect("amp_ops") as ops:
+        for session in (ant, bee):
+            session.execute("BEGIN; SAVEPOINT s; DECLARE c CURSOR FOR SELECT * FROM app.missions; FETCH 1 FROM c")
+        for tenant in ("ant", "bee"):
+            ops.execute(f"SELECT amp.suspend_tenant('{tenant}')")
+        for session in (ant, bee):
+            with raises("TN002"):
+                session.execute("FETCH 1 FROM c")
+        for tenant in ("ant", "bee"):
+            ops.execute(f"SELECT amp.activate_tenant('{tenant}')")
+        ant.execute("ROLLBACK")
+        bee.execute("ROLLBACK TO s")
+        for session in (ant, bee):
+            session.execute("SELECT * FROM app.missions")
+            session.execute("SELECT app.sum_up()")
+        bee.execute("COMMIT")
+    assert calls(db) == {"ant": (2, 4), "bee": (2, 6)}
+
+
+def test_a_timeout_leaves_nothing_behind(db):
+    with service(db) as ant:
+        ant.execute("SET statement_timeout = '20ms'")
+        for _ in range(3):
+            with raises("57014"):
+                ant.execute("SELECT pg_sleep(1) FROM app.missions")
+            ant.execute("SELECT * FROM app.missions")
+    assert calls(db) == {"ant": (3, 9)}
+
+
 def test_a_statement_that_is_rolled_back_afterwards_counts(db):
     with service(db, autocommit=False) as ant:
         ant.execute("INSERT INTO app.missions (id) VALUES (60)")
@@ -394,6 +425,26 @@ def test_temporary_blocks_are_counted(db):
     assert stats(db)["ant"].temp_blks_written > 10
 
 
+def test_it_gets_on_with_others_who_measure(make_cluster):
+    """Behind them and before them in the chain of hooks; both see what they see alone."""
+    for libraries in ("pg_stat_statements,auto_explain,amp_tenancy", "amp_tenancy,auto_explain,pg_stat_statements"):
+        server = make_cluster(shared_preload_libraries=libraries, **{"auto_explain.log_min_duration": 0, "auto_explain.log_analyze": "on"})
+        db = server.database()
+        set_up(db)
+        with db.connect() as admin:
+            admin.execute("CREATE EXTENSION pg_stat_statements")
+        with service(db) as ant:
+            for _ in range(3):
+                ant.execute("SELECT * FROM app.missions")
+                ant.execute("SELECT app.survive(2)")
+                with raises("P0001"):
+                    ant.execute("SELECT app.fail()")
+        assert calls(db) == {"ant": (6, 12)}
+        with db.connect() as admin:
+            seen = admin.execute("SELECT calls, rows FROM pg_stat_statements WHERE query IN ('SELECT * FROM app.missions', 'SELECT app.survive($1)')")
+            assert sorted(seen) == [(3, 3), (3, 9)]
+
+
 def test_switched_off_nothing_counts(db):
     with service(db) as ant:
         with raises("42501"):
@@ -414,7 +465,7 @@ def test_P1_who_sees_what(db):
         for session, tenant in ((ant, "ant"), (bee, "bee")):
             for query in ("SELECT tenant_id FROM amp.stat_tenants", "SELECT tenant_id FROM amp.stat_tenants_data()",
                           f"SELECT tenant_id FROM amp.stat_tenants WHERE tenant_id = tenant_id OR tenant_id <> '{tenant}'",
-                          f"WITH s AS MATERIALIZED (SELECT * FROM amp.stat_tenants) SELECT tenant_id FROM s"):  # fmt: skip
+                          "WITH s AS MATERIALIZED (SELECT * FROM amp.stat_tenants) SELECT tenant_id FROM s"):  # fmt: skip
                 assert session.execute(query).fetchall() == [(tenant,)]
             with raises("TN004"):
                 session.execute("SELECT amp.stat_tenants_evicted()")

@@ -5,7 +5,8 @@
 use crate::id::{Id, MAX_LEN};
 use std::ffi::c_void;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, compiler_fence};
 
 /// What is counted, in the order in which it is stored.
 #[derive(Clone, Copy)]
@@ -242,8 +243,11 @@ impl Table {
     }
 
     fn change<T>(&mut self, body: impl FnOnce(&mut Table) -> T) -> T {
+        // Whoever reads the mark after this process has died finds what it had done by then, in the order of the program.
         self.changing.store(true, Relaxed);
+        compiler_fence(SeqCst);
         let result = body(self);
+        compiler_fence(SeqCst);
         self.changing.store(false, Relaxed);
         result
     }
