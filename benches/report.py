@@ -48,7 +48,15 @@ def proofs(calls, cpu, pooled, counted):
             f"Instructions per transaction of one point read, by what says who it is for:\n\n{transactions}")
 
 
-def tables(server, rows, variants, counted, timed, proved, grown):
+def statistics(counted):
+    """What amp.stat_tenants adds; the target is the most that it may."""
+    return "Instructions per execution of amp, by `amp.stat_tenants`:\n\n" + _table(
+        ["statement", "off", "on", "added", "ratio", "target", ""],
+        [[s.title, *(_number(cost[setting]) for setting in ("off", "on")), _number(cost["on"] - cost["off"]),
+          f"{cost['on'] / cost['off']:.3f}", "1.02", _mark(cost["on"] / cost["off"], 1.02)] for s, cost in counted.items()])
+
+
+def tables(server, rows, variants, counted, timed, proved, grown, by_setting):
     last = variants[-1]
     parts = [f"`benches/run`, {datetime.date.today()}, {server.version}, {_cpu()}, {rows:,} rows, {rows // 2000:,} tenants."]
 
@@ -57,6 +65,9 @@ def tables(server, rows, variants, counted, timed, proved, grown):
         [[s.title] + [_number(cost[v]) if v in cost else "" for v in variants]
          + [f"{cost[last] / cost[HAND]:.3f}", f"{s.target:.2f}" if s.target else "", _mark(cost[last] / cost[HAND], s.target)]
          for s, cost in counted.items()]))
+
+    if by_setting:
+        parts.append(statistics(by_setting))
 
     if timed:
         parts.append("Transactions per second, in turn, medians:\n\n" + _table(

@@ -74,6 +74,9 @@ GRANT EXECUTE ON ROUTINE
     amp.compact_usage(date, timestamptz, jsonb), amp.compactable_tenants(date), amp.compact_tenant_for_caller(text, date),
     amp.forget_usage_keys(timestamptz, integer) TO PUBLIC;
 
+-- Statistics: each looks at whose rights are in force.
+GRANT EXECUTE ON FUNCTION amp.stat_tenants_data(), amp.stat_tenants_evicted() TO PUBLIC;
+
 -- Approval in one's own tenant.
 GRANT EXECUTE ON FUNCTION
     amp.request_approval(text, text, jsonb), amp.approve(text, text), amp.reject(text, text), amp.approval(text),
@@ -114,6 +117,7 @@ GRANT EXECUTE ON FUNCTION
     amp.await_purge_for_caller(text, boolean), amp.purge_batch_for_caller(text, integer),
     amp.register_permission(text, text, text[]), amp.add_permission(text, text, text[]),
     amp.rotate_secret_key(), amp.reseal_secrets(),
+    amp.reset_stat_tenants(), amp.clear_stat_tenants_for_caller(),
     amp.create_operator_key(text, timestamptz), amp.add_operator_key(text, timestamptz),
     amp.add_signing_key(text, text, text, text, text, boolean), amp.store_signing_key(text, text, text, text, text, boolean),
     amp.retire_signing_key(text), amp.retire_stored_signing_key(text),

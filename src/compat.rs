@@ -37,6 +37,10 @@ pub(crate) mod executor_run {
 
     /// What runs before a query does.
     pub(crate) type Before = unsafe fn(*mut pg_sys::QueryDesc);
+    /// What runs after a query did.
+    pub(crate) type After = unsafe fn(*mut pg_sys::QueryDesc);
+    /// What measures a query, before it runs: true if `After` is to end that.
+    pub(crate) type Measure = unsafe fn(*mut pg_sys::QueryDesc) -> bool;
 
     unsafe extern "C-unwind" {
         #[cfg(not(feature = "pg18"))]
@@ -52,6 +56,7 @@ pub(crate) mod executor_run {
 
     static NEXT: Local<Cell<pg_sys::ExecutorRun_hook_type>> = Local::new(Cell::new(None));
     static BEFORE: Local<Cell<Option<Before>>> = Local::new(Cell::new(None));
+    static MEASURE: Local<Cell<Option<(Measure, After)>>> = Local::new(Cell::new(None));
 
     /// Puts `before` in front of every execution of a query, fetches from a cursor included.
     pub(crate) fn install(before: Before) {
@@ -60,6 +65,25 @@ pub(crate) mod executor_run {
         unsafe {
             NEXT.set(pg_sys::ExecutorRun_hook);
             pg_sys::ExecutorRun_hook = Some(run);
+        }
+    }
+
+    /// Puts `begin` and `end` around every execution of a query; after `install`.
+    pub(crate) fn measure(begin: Measure, end: After) {
+        MEASURE.set(Some((begin, end)));
+    }
+
+    /// # Safety
+    /// As the hook: a live query, in a frame that owns nothing.
+    #[inline(always)]
+    unsafe fn before_next(query: *mut pg_sys::QueryDesc) -> Option<After> {
+        // SAFETY: by the contract above.
+        unsafe {
+            let end = MEASURE.get().and_then(|(begin, end)| begin(query).then_some(end));
+            if let Some(before) = BEFORE.get() {
+                before(query);
+            }
+            end
         }
     }
 
@@ -72,12 +96,13 @@ pub(crate) mod executor_run {
     ) {
         // SAFETY: PostgreSQL hands every hook a live query; this frame owns nothing, so an error may jump over it.
         unsafe {
-            if let Some(before) = BEFORE.get() {
-                before(query);
-            }
+            let end = before_next(query);
             match NEXT.get() {
                 Some(next) => next(query, direction, count, once),
                 None => standard_ExecutorRun(query, direction, count, once),
+            }
+            if let Some(end) = end {
+                end(query);
             }
         }
     }
@@ -86,12 +111,13 @@ pub(crate) mod executor_run {
     unsafe extern "C-unwind" fn run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64) {
         // SAFETY: PostgreSQL hands every hook a live query; this frame owns nothing, so an error may jump over it.
         unsafe {
-            if let Some(before) = BEFORE.get() {
-                before(query);
-            }
+            let end = before_next(query);
             match NEXT.get() {
                 Some(next) => next(query, direction, count),
                 None => standard_ExecutorRun(query, direction, count),
+            }
+            if let Some(end) = end {
+                end(query);
             }
         }
     }

@@ -16,7 +16,7 @@
 //! | [`audit`] | what was refused, told to the audit log from where a rollback does not reach |
 //! | [`secrets`] | tenants' secrets, encrypted under a key that is not in the database |
 //! | [`tenants`] | membership and permissions, as decisions read them |
-//! | [`usage`] | counters, idempotency keys, spending limits and their alerts |
+//! | [`usage`] | counters, idempotency keys, spending limits and their alerts; what each tenant's statements cost |
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
@@ -61,7 +61,8 @@ extension_sql_file!("../sql/usage/usage.sql", name = "usage", requires = ["usage
 extension_sql_file!("../sql/usage/limits.sql", name = "limits", requires = ["usage"]);
 extension_sql_file!("../sql/usage/corrections.sql", name = "corrections", requires = ["limits"]);
 extension_sql_file!("../sql/usage/compaction.sql", name = "compaction", requires = ["corrections"]);
-extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["compaction"]);
+extension_sql_file!("../sql/usage/statistics.sql", name = "statistics", requires = ["compaction"]);
+extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["statistics"]);
 extension_sql_file!("../sql/isolation/registry.sql", name = "registry", requires = ["isolation_tables"]);
 extension_sql_file!("../sql/isolation/policies.sql", name = "policies", requires = ["registry"]);
 extension_sql_file!("../sql/isolation/foreign_keys.sql", name = "foreign_keys", requires = ["policies"]);

@@ -65,7 +65,8 @@ pub(crate) const SPENDING_LIMITS: Table = Table { name: c"spending_limits", inde
 /// (tenant_id, version)
 pub(crate) const SETTLED_LIMITS: Table = Table { name: c"settled_limits", index: c"settled_limits_pkey" };
 /// (tenant_id, period, threshold_cents)
-pub(crate) const SPENDING_WATCHES: Table = Table { name: c"spending_watches", index: c"spending_watches_tenant_id_idx" };
+pub(crate) const SPENDING_WATCHES: Table =
+    Table { name: c"spending_watches", index: c"spending_watches_tenant_id_idx" };
 /// (tenant_id, period, threshold_percent, threshold_cents, limit_cents, spent_cents, hard_stop, raised_at)
 pub(crate) const ALERTS: Table = Table { name: c"alerts", index: c"alerts_pkey" };
 

@@ -381,6 +381,11 @@ pub(super) fn has_tenant() -> Result<bool, Error> {
     Ok(settings::tenant().id().is_some() || proved_start()?.is_some())
 }
 
+/// The session's tenant, pinned for this transaction; None where none is set. Errors: as [`current`].
+pub(crate) fn tenant_if_set() -> Result<Option<Id>, Error> {
+    if has_tenant()? { current().map(|current| Some(current.tenant)) } else { Ok(None) }
+}
+
 fn proved_start() -> Result<Option<Id>, Error> {
     // Not an error for a superuser, who has nothing to prove and asks what he is.
     if session::current().bypasses {

@@ -113,6 +113,15 @@ pub(super) fn is_operator(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::superuser_arg(role) || has_rights_of(role, c"amp_operator") }
 }
 
+/// Whether the role whose rights are in force may see what all tenants do: as with the tables that operators may read.
+pub(crate) fn sees_statistics() -> bool {
+    // SAFETY: catalog look-ups by object id, in a transaction.
+    unsafe {
+        let role = pg_sys::GetUserId();
+        pg_sys::has_privs_of_role(role, pg_sys::ROLE_PG_READ_ALL_STATS.into()) || has_rights_of(role, c"amp_operator")
+    }
+}
+
 /// True if this session's role was looked at, and nothing has changed since.
 pub(super) fn is_known() -> bool {
     KNOWN.get().is_some()

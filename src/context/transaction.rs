@@ -4,7 +4,9 @@
 //! what was read under the first tenant has been read.
 
 use crate::backend::Local;
+use crate::error;
 use crate::id::{Id, MAX_LEN};
+use crate::usage::statistics;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -98,6 +100,11 @@ pub(super) fn pinned() -> Option<Pin> {
     PIN.get().filter(|pin| pin.serial == SERIAL.get())
 }
 
+/// The tenant that the running transaction is pinned to: it was verified, and rows may have been read in its name.
+pub(crate) fn tenant() -> Option<Id> {
+    pinned().map(|pin| pin.tenant)
+}
+
 /// The tenant and user that the running transaction is locked to. As with the pin, a savepoint's rollback does not unlock.
 pub(super) fn locked() -> Option<(Id, Option<Id>)> {
     LOCK.get().filter(|(serial, ..)| *serial == SERIAL.get()).map(|(_, tenant, user)| (tenant, user))
@@ -133,9 +140,14 @@ pub(super) fn pin(tenant: Id) -> Pin {
     pin
 }
 
-/// Runs inside commit and abort: it must not fail, and calls nothing of PostgreSQL.
+/// Runs inside commit and abort: it must not fail, and calls nothing of PostgreSQL but, for a reset of statistics, their lock; before
+/// PREPARE TRANSACTION it may refuse.
 unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
+    if event == XACT_EVENT_PRE_PREPARE {
+        // SAFETY: this frame owns nothing.
+        unsafe { error::guarded(statistics::check_prepare) };
+    }
     if matches!(
         event,
         XACT_EVENT_COMMIT
@@ -144,6 +156,7 @@ unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut 
             | XACT_EVENT_PARALLEL_ABORT
             | XACT_EVENT_PREPARE
     ) {
+        statistics::at_transaction_end(event == XACT_EVENT_COMMIT);
         SERIAL.set(SERIAL.get() + 1);
         advance();
         // SAFETY: reads a variable of the backend: null unless a statement is running, such as a procedure that commits.
@@ -157,11 +170,12 @@ unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut 
 /// next use decides anew. Must not fail, and calls nothing of PostgreSQL.
 unsafe extern "C-unwind" fn at_subtransaction_event(
     event: pg_sys::SubXactEvent::Type,
-    _own: pg_sys::SubTransactionId,
+    own: pg_sys::SubTransactionId,
     _parent: pg_sys::SubTransactionId,
     _arg: *mut c_void,
 ) {
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        statistics::at_subtransaction_abort(own);
         advance();
     }
 }

@@ -133,7 +133,8 @@ fn examine(tenant: &Id, period: Period, limit: &Limit, hard_stop: bool, series: 
     for threshold in limit.pending.iter().flatten().filter(due) {
         raise(tenant, period, *threshold, cents, spent, hard_stop)?;
     }
-    let next = limit.pending.iter().flatten().filter(|threshold| !due(threshold)).min_by_key(|threshold| threshold.cents);
+    let next =
+        limit.pending.iter().flatten().filter(|threshold| !due(threshold)).min_by_key(|threshold| threshold.cents);
     let part = |slot: i32, of: &Threshold| u16::try_from(slot).map_or(0, |slot| share(of.cents - 1, slot));
     let beyond = next.filter(|next| slots.iter().any(|(slot, amount)| *amount > part(*slot, next)));
     match beyond {
@@ -143,7 +144,14 @@ fn examine(tenant: &Id, period: Period, limit: &Limit, hard_stop: bool, series: 
     }
 }
 
-fn raise(tenant: &Id, period: Period, threshold: Threshold, limit: i64, spent: i64, hard_stop: bool) -> Result<(), Error> {
+fn raise(
+    tenant: &Id,
+    period: Period,
+    threshold: Threshold,
+    limit: i64,
+    spent: i64,
+    hard_stop: bool,
+) -> Result<(), Error> {
     let name = period.name();
     // SAFETY: reads the transaction's state.
     let at = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };

@@ -9,8 +9,8 @@ use crate::context::resolve;
 use crate::error::{Code, Error, guarded};
 use crate::function::{raw_function, text};
 use crate::id::Id;
-use pgrx::pg_sys::{self, Datum, FunctionCallInfo, NullableDatum};
 use pgrx::FromDatum;
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo, NullableDatum};
 
 /// The most that is added at once: with a bound, nobody fills up a counter for the others; a bigint holds nine million times as much.
 const MAX_AMOUNT: i64 = 1_000_000_000_000;
@@ -168,8 +168,11 @@ fn subtract(tenant: &Id, metric: &str, day: Day, amount: i64) -> Result<(), Erro
     let counter = Series::of_day(tenant, metric, day);
     let counted = counter.sum()?;
     if counted < amount {
-        return Err(Error::new(Code::InvalidValue, format!("cannot take {amount} out of {metric}: {counted} were counted that day"))
-            .hint("Pass the day on which it was counted, and at most what was."));
+        return Err(Error::new(
+            Code::InvalidValue,
+            format!("cannot take {amount} out of {metric}: {counted} were counted that day"),
+        )
+        .hint("Pass the day on which it was counted, and at most what was."));
     }
     let (by_day, by_month) = if metric == COST { (Kind::Day, Kind::Month) } else { (Kind::Count, Kind::Count) };
     for (series, kind) in [(counter, by_day), (Series::of_month(tenant, metric, day.month()), by_month)] {
@@ -212,7 +215,9 @@ unsafe fn metric(argument: NullableDatum) -> Result<String, Error> {
 
 fn is_metric(metric: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    metric.len() <= 50 && metric.bytes().all(word) && metric.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
+    metric.len() <= 50
+        && metric.bytes().all(word)
+        && metric.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
 }
 
 /// # Safety

@@ -35,9 +35,12 @@ pub(super) fn note(tenant: &Id, key: &str, metric: &str, amount: i64) -> Result<
             Found::Counted(known, of) if (known.as_str(), of) == (metric, amount) => return Ok(false),
             Found::Counted(known, of) => {
                 let shown = key.replace('\'', "''");
-                return Err(Error::new(Code::InvalidValue, format!("idempotency key '{shown}' was used for something else"))
-                    .detail(format!("It counted {of} of {known}; now asked for {amount} of {metric}."))
-                    .hint("Use a new key for every new event."));
+                return Err(Error::new(
+                    Code::InvalidValue,
+                    format!("idempotency key '{shown}' was used for something else"),
+                )
+                .detail(format!("It counted {of} of {known}; now asked for {amount} of {metric}."))
+                .hint("Use a new key for every new event."));
             }
             Found::UnderWay(transaction) => {
                 // SAFETY: waits until that transaction, or the savepoint that it is, has ended.
@@ -61,10 +64,8 @@ fn find(tenant: &Id, key: &str) -> Result<Found, Error> {
     // SAFETY: the sequence of a look-up by index; a dirty snapshot is a plain value that the look-up fills in (InitDirtySnapshot). An
     // error on the way is cleaned up by the transaction's abort.
     unsafe {
-        let mut dirty = pg_sys::SnapshotData {
-            snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
-            ..Default::default()
-        };
+        let mut dirty =
+            pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
         let mut keys: [pg_sys::ScanKeyData; 2] = [Default::default(); 2];
         for (position, text) in [tenant.as_str(), key].into_iter().enumerate() {
             pg_sys::ScanKeyInit(
@@ -103,7 +104,6 @@ fn find(tenant: &Id, key: &str) -> Result<Found, Error> {
 fn insert(tenant: &Id, key: &str, metric: &str, amount: i64) -> Result<(), Error> {
     // SAFETY: reads the transaction's state.
     let at = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
-    let mut values =
-        [limits::text(tenant.as_str()), limits::text(key), limits::text(metric), amount.into(), at.into()];
+    let mut values = [limits::text(tenant.as_str()), limits::text(key), limits::text(metric), amount.into(), at.into()];
     super::rows::insert(&USAGE_KEYS, &mut values)
 }

@@ -148,7 +148,13 @@ fn read(tenant: &Id, day: Day) -> Result<Limits, Error> {
     let key = [tenant.as_str()];
     let limits = catalog::row(&SPENDING_LIMITS, &key, |row| {
         let percent = row.get::<i32>(4);
-        (row.get::<i64>(2), row.get::<i64>(3), percent, row.get::<bool>(5).unwrap_or(false), row.get::<i64>(6).unwrap_or(0))
+        (
+            row.get::<i64>(2),
+            row.get::<i64>(3),
+            percent,
+            row.get::<bool>(5).unwrap_or(false),
+            row.get::<i64>(6).unwrap_or(0),
+        )
     })?;
     let none = Limits { day: Some(day), ..Limits::default() };
     let Some((monthly, daily, percent, hard_stop, version)) = limits else {
@@ -165,7 +171,8 @@ fn read(tenant: &Id, day: Day) -> Result<Limits, Error> {
             .map(|threshold| threshold.filter(|t| !raised.contains(&(Some(t.percent), Some(t.cents)))));
         let limit = Limit { cents, pending, watched: false };
         let next = limit.next().map(|threshold| threshold.cents);
-        let watched = next.is_some() && catalog::rows(&SPENDING_WATCHES, &key, |row| row.get::<i64>(3))?.contains(&next);
+        let watched =
+            next.is_some() && catalog::rows(&SPENDING_WATCHES, &key, |row| row.get::<i64>(3))?.contains(&next);
         Ok(Limit { watched, ..limit })
     };
     let (daily, monthly) = (limit(daily, Period::Day(day))?, limit(monthly, Period::Month(day.month()))?);
@@ -223,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_threshold_is_reached_not_passed() {
-        let cents = |limit, percent| thresholds(limit, percent).map(|threshold| threshold.map(|t| (t.percent, t.cents)));
+        let cents =
+            |limit, percent| thresholds(limit, percent).map(|threshold| threshold.map(|t| (t.percent, t.cents)));
         assert_eq!(cents(500_000, Some(80)), [Some((80, 400_000)), Some((100, 500_000))]);
         assert_eq!(cents(99, Some(80)), [Some((80, 80)), Some((100, 99))]);
         assert_eq!(cents(1, Some(1)), [Some((1, 1)), Some((100, 1))]);

@@ -83,7 +83,9 @@ mod tests {
 
     #[pg_test]
     fn months_have_their_days() {
-        let day = |date: &str| Day(Spi::get_one::<i32>(&format!("SELECT date '{date}' - date '2000-01-01'")).unwrap().unwrap());
+        let day = |date: &str| {
+            Day(Spi::get_one::<i32>(&format!("SELECT date '{date}' - date '2000-01-01'")).unwrap().unwrap())
+        };
         for (one, month, next, end) in [
             ("2024-02-29", "2024-02", "2024-03-01", "2024-03-01T00:00:00Z"),
             ("2023-12-31", "2023-12", "2024-01-01", "2024-01-01T00:00:00Z"),
@@ -97,6 +99,9 @@ mod tests {
             assert_eq!(Period::Day(day(one)).end(), end);
         }
         // A moment before midnight is the day before, on both sides of the epoch.
-        assert_eq!((Day::of(-1), Day::of(0), Day::of(MICROSECONDS - 1), Day::of(MICROSECONDS)), (Day(-1), Day(0), Day(0), Day(1)));
+        assert_eq!(
+            (Day::of(-1), Day::of(0), Day::of(MICROSECONDS - 1), Day::of(MICROSECONDS)),
+            (Day(-1), Day(0), Day(0), Day(1))
+        );
     }
 }

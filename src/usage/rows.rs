@@ -105,8 +105,14 @@ impl<'a> Series<'a> {
                 );
             }
             let relation = pg_sys::table_open(heap, pg_sys::AccessShareLock as _);
-            let scan =
-                pg_sys::systable_beginscan(relation, index, true, std::ptr::null_mut(), values.len() as _, keys.as_mut_ptr());
+            let scan = pg_sys::systable_beginscan(
+                relation,
+                index,
+                true,
+                std::ptr::null_mut(),
+                values.len() as _,
+                keys.as_mut_ptr(),
+            );
             loop {
                 let tuple = pg_sys::systable_getnext(scan);
                 if tuple.is_null() {

@@ -273,7 +273,8 @@ pub(super) fn charge(tenant: &Id, cents: i64) -> Result<(), Error> {
                 for room in &found {
                     room.write()?;
                 }
-                let of_use = |(kind, slot): &(Kind, u16)| found.iter().any(|room| room.account.kind == *kind && room.has(*slot));
+                let of_use =
+                    |(kind, slot): &(Kind, u16)| found.iter().any(|room| room.account.kind == *kind && room.has(*slot));
                 if let Some((kind, slot)) = awaited.filter(|awaited| !of_use(awaited)) {
                     locks.give_back(kind, slot);
                 }
