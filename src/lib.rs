@@ -17,6 +17,7 @@
 //! | [`secrets`] | tenants' secrets, encrypted under a key that is not in the database |
 //! | [`tenants`] | membership and permissions, as decisions read them |
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
+//! | [`usage`] | what tenants did, counted where it happens |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
 //! | [`compat`] | what differs between PostgreSQL 15 and 18 |
@@ -34,6 +35,7 @@ mod id;
 mod identity;
 mod secrets;
 mod tenants;
+mod usage;
 
 pgrx::pg_module_magic!(name = c"amp_tenancy", version = c"0.1.0");
 
@@ -81,6 +83,7 @@ pub extern "C-unwind" fn _PG_init() {
     secrets::init();
     audit::init();
     approval::init();
+    usage::init();
     context::settings::reserve_prefix();
 }
 
