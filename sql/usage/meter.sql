@@ -94,8 +94,10 @@ BEGIN
     IF meter.state_column IS NOT NULL THEN
         -- In the column's own collation: what readers take for that state is that state.
         state_type := amp.state_type(meter.relation, meter.state_column, meter.states, 'which states count?');
-        entered := format('NEW.%I::%s = ANY (%L::%s[])', meter.state_column, state_type, meter.states, state_type);
-        stayed := format('OLD.%I::%s = ANY (%L::%s[])', meter.state_column, state_type, meter.states, state_type);
+        -- One by one: = ANY takes an array apart for every row.
+        SELECT format('(%s)', string_agg(format('NEW.%I::%s = %L', meter.state_column, state_type, u), ' OR ')),
+               format('(%s)', string_agg(format('OLD.%I::%s = %L', meter.state_column, state_type, u), ' OR '))
+        INTO STRICT entered, stayed FROM unnest(meter.states) u;
     END IF;
     PERFORM amp.drop_meter_triggers(meter.relation, meter.metric);
     -- A statement fires the statement triggers of the table it names, whichever partition its rows are in.
@@ -106,7 +108,7 @@ BEGIN
         EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION amp.count_inserted(%L)',
                        'amp_count_' || meter.metric, named, concat_ws(' AND ', entered, counts), meter.metric);
         IF entered IS NOT NULL THEN
-            EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s AND (%s) IS NOT TRUE AND %s) '
+            EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s AND %s IS NOT TRUE AND %s) '
                            'EXECUTE FUNCTION amp.count_inserted(%L)',
                            'amp_enter_' || meter.metric, named, entered, stayed, counts, meter.metric);
         END IF;
