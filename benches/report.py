@@ -5,6 +5,7 @@ import re
 
 import credentials
 import growth
+import meters
 from workload import AMP, HAND, SETTING
 
 BEGIN, END = "<!-- written by benches/run: begin -->", "<!-- written by benches/run: end -->"
@@ -48,7 +49,7 @@ def proofs(calls, cpu, pooled, counted):
             f"Instructions per transaction of one point read, by what says who it is for:\n\n{transactions}")
 
 
-def tables(server, rows, variants, counted, timed, proved, grown):
+def tables(server, rows, variants, counted, timed, proved, grown, loaded):
     last = variants[-1]
     parts = [f"`benches/run`, {datetime.date.today()}, {server.version}, {_cpu()}, {rows:,} rows, {rows // 2000:,} tenants."]
 
@@ -66,6 +67,9 @@ def tables(server, rows, variants, counted, timed, proved, grown):
     if proved:
         parts.append(proofs(*proved, counted))
 
+    if loaded:
+        parts.append(loaded)
+
     if grown:
         parts.append("Instructions per pooled transaction, by the number of tenants and of protected tables:\n\n"
                      + _growth(grown, growth.SETTINGS))
@@ -74,11 +78,23 @@ def tables(server, rows, variants, counted, timed, proved, grown):
     return "\n\n".join(parts)
 
 
-def verdict(counted, variant, cpu):
+def loads(lots, rows):
+    table = _table(["bulk load", "without a meter", "a meter for inserts", "ratio", "for a state", "ratio", "target", ""],
+                   [[load.title, _number(cost[meters.WITHOUT]),
+                     *(text for meter in (meters.INSERTED, meters.ENTERED)
+                       for text in (_number(cost[meter]), f"{cost[meter] / cost[meters.WITHOUT]:.3f}")),
+                     f"{meters.TARGET:.2f}", _mark(max(cost.values()) / cost[meters.WITHOUT], meters.TARGET)]
+                    for load, cost in lots.items()])
+    return f"Instructions per row of a load of {rows:,} rows into a protected table with a primary key:\n\n{table}"
+
+
+def verdict(counted, variant, cpu, lots):
     missed = [f"{s.title}: {cost[variant] / cost[HAND]:.3f}, {_mark(cost[variant] / cost[HAND], s.target)}"
               for s, cost in counted.items() if s.target and cost[variant] / cost[HAND] > s.target]
     missed += [f"{kind.title}: {cost:.1f} µs, {_mark(cost, kind.target, 1)}"
                for kind, cost in cpu.items() if kind.target and cost > kind.target]
+    missed += [f"{load.title}, metered: {ratio:.3f}, {_mark(ratio, meters.TARGET)}" for load, cost in lots.items()
+               if (ratio := max(cost.values()) / cost[meters.WITHOUT]) > meters.TARGET]
     return "every target is met" if not missed else "\n".join(["targets missed:", *missed])
 
 

@@ -31,7 +31,7 @@ pub(crate) unsafe fn may_execute(function: pgrx::pg_sys::Oid) -> bool {
     // SAFETY: a catalog look-up, by the contract above.
     unsafe {
         #[cfg(feature = "pg15")]
-        let result = pgrx::pg_sys::pg_proc_aclcheck(function, GetUserId(), ACL_EXECUTE.into());
+        let result = pgrx::pg_sys::pg_proc_aclcheck(function, GetUserId(), ACL_EXECUTE);
         #[cfg(not(feature = "pg15"))]
         let result =
             pgrx::pg_sys::object_aclcheck(pgrx::pg_sys::ProcedureRelationId, function, GetUserId(), ACL_EXECUTE.into());
