@@ -90,6 +90,9 @@ BEGIN
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND s.relation = d.objid;
     DELETE FROM amp.meters m USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid;
+    DELETE FROM amp.meters m USING pg_event_trigger_dropped_objects() d
+    WHERE d.object_type = 'trigger' AND d.address_names[3] = 'amp_count_' || m.metric
+      AND m.relation = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]));
     DELETE FROM amp.approval_gates g USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND g.relation = d.objid;
     FOR dropped IN

@@ -99,22 +99,29 @@ BEGIN
                format('(%s)', string_agg(format('OLD.%I::%s = %L', meter.state_column, state_type, u), ' OR '))
         INTO STRICT entered, stayed FROM unnest(meter.states) u;
     END IF;
-    PERFORM amp.drop_meter_triggers(meter.relation, meter.metric);
+    -- Replaced, not dropped and made: a drop would take the registration along (forget_dropped()).
     -- A statement fires the statement triggers of the table it names, whichever partition its rows are in.
-    EXECUTE format('CREATE TRIGGER %I AFTER INSERT %s ON %s FOR EACH STATEMENT EXECUTE FUNCTION amp.count_inserted(%L)',
+    EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT %s ON %s FOR EACH STATEMENT EXECUTE FUNCTION amp.count_inserted(%L)',
                    'amp_meter_' || meter.metric, CASE WHEN entered IS NOT NULL THEN 'OR UPDATE' END, named, meter.metric);
     -- Row triggers are of the table that a row is in: a partition has its own.
     IF is_table THEN
-        EXECUTE format('CREATE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION amp.count_inserted(%L)',
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION amp.count_inserted(%L)',
                        'amp_count_' || meter.metric, named, concat_ws(' AND ', entered, counts), meter.metric);
         IF entered IS NOT NULL THEN
-            EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s AND %s IS NOT TRUE AND %s) '
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s AND %s IS NOT TRUE AND %s) '
                            'EXECUTE FUNCTION amp.count_inserted(%L)',
                            'amp_enter_' || meter.metric, named, entered, stayed, counts, meter.metric);
+        ELSIF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = meter.relation AND t.tgname = 'amp_enter_' || meter.metric) THEN
+            EXECUTE format('DROP TRIGGER %I ON %s', 'amp_enter_' || meter.metric, named);
         END IF;
     ELSIF meter.root = meter.relation THEN
+        IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = meter.relation AND a.attgenerated = 'v' AND NOT a.attisdropped) THEN
+            RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = format('partitioned table %s has a virtual column', meter.relation),
+                DETAIL = 'A row with one is another row in its triggers'' conditions, where a meter looks for rows that move.',
+                HINT = 'Use a stored column.';
+        END IF;
         -- With the row of a partition OLD and NEW say which; with one that was moved they are copies, of no table.
-        EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION amp.count_inserted(%L)',
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION amp.count_inserted(%L)',
                        'amp_moved_' || meter.metric, named,
                        concat_ws(' AND ', '(OLD.tableoid = 0 OR OLD.tableoid <> NEW.tableoid)', entered, stayed,
                                  format('amp.meter_moved(%L, NEW.*)', meter.metric)),
@@ -179,7 +186,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.meter(regclass, text, name, text[]) IS
-'Table owner: from now on every row inserted into a protected table, its partitions and children adds 1 to this metric of its tenant; with column and states every row that enters one of these states, inserted in it or updated from outside of them. Idempotent; called again, it is as called last. Errors: 22023 bad metric, cost_cents or states, 42501 not the owner, 42703 42804 the column, 55000 not protected, or a part of another table.';
+'Table owner: from now on every row inserted into a protected table, its partitions and children adds 1 to this metric of its tenant; with column and states every row that enters one of these states, inserted in it or updated from outside of them. Idempotent; called again, it is as called last. Errors: 22023 bad metric, cost_cents or states, 42501 not the owner, 42703 42804 the column, 55000 not protected, or a part of another table, 0A000 a partitioned table with a virtual column.';
 
 CREATE FUNCTION amp.unmeter("table" regclass, metric text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

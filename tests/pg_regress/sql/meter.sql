@@ -332,6 +332,17 @@ SET amp.tenant_id = '777';
 INSERT INTO meter.posts (id, state) VALUES (75, 'draft');
 SELECT posts AS one, shown FROM meter.counted;
 
+-- Without the column that says the state there is no meter.
+\connect - regress_owner
+BEGIN;
+SET LOCAL client_min_messages = warning;
+ALTER TABLE meter.content DROP COLUMN state CASCADE;
+SELECT count(*) FROM amp.meters WHERE relation = 'meter.content'::regclass;
+ROLLBACK;
+SELECT amp.meter('meter.content', 'm_published');
+SELECT metric, state_column, (SELECT array_agg(tgname ORDER BY tgname) FROM pg_trigger WHERE tgrelid = relation AND tgname LIKE 'amp\_%\_m\_%') AS triggers
+FROM amp.meters WHERE relation = 'meter.content'::regclass;
+
 -- An inheritance child is written to directly, and updated through its parent.
 \connect - regress_owner
 CREATE TABLE meter.base (tenant_id text, id int, state text);
