@@ -5,6 +5,7 @@ import re
 
 import credentials
 import growth
+import meters
 from workload import AMP, HAND, SETTING
 
 BEGIN, END = "<!-- written by benches/run: begin -->", "<!-- written by benches/run: end -->"
@@ -56,7 +57,7 @@ def statistics(counted):
           f"{cost['on'] / cost['off']:.3f}", "1.02", _mark(cost["on"] / cost["off"], 1.02)] for s, cost in counted.items()])
 
 
-def tables(server, rows, variants, counted, timed, proved, grown, by_setting):
+def tables(server, rows, variants, counted, timed, proved, grown, others):
     last = variants[-1]
     parts = [f"`benches/run`, {datetime.date.today()}, {server.version}, {_cpu()}, {rows:,} rows, {rows // 2000:,} tenants."]
 
@@ -66,8 +67,6 @@ def tables(server, rows, variants, counted, timed, proved, grown, by_setting):
          + [f"{cost[last] / cost[HAND]:.3f}", f"{s.target:.2f}" if s.target else "", _mark(cost[last] / cost[HAND], s.target)]
          for s, cost in counted.items()]))
 
-    if by_setting:
-        parts.append(statistics(by_setting))
 
     if timed:
         parts.append("Transactions per second, in turn, medians:\n\n" + _table(
@@ -77,6 +76,8 @@ def tables(server, rows, variants, counted, timed, proved, grown, by_setting):
     if proved:
         parts.append(proofs(*proved, counted))
 
+    parts += filter(None, others)
+
     if grown:
         parts.append("Instructions per pooled transaction, by the number of tenants and of protected tables:\n\n"
                      + _growth(grown, growth.SETTINGS))
@@ -85,11 +86,35 @@ def tables(server, rows, variants, counted, timed, proved, grown, by_setting):
     return "\n\n".join(parts)
 
 
-def verdict(counted, variant, cpu):
+def loads(lots, rows):
+    table = _table(["bulk load", "without a meter", "a meter for inserts", "ratio", "for a state", "ratio", "target", ""],
+                   [[load.title, _number(cost[meters.WITHOUT]),
+                     *(text for meter in (meters.INSERTED, meters.ENTERED)
+                       for text in (_number(cost[meter]), f"{cost[meter] / cost[meters.WITHOUT]:.3f}")),
+                     f"{meters.TARGET:.2f}", _mark(max(cost.values()) / cost[meters.WITHOUT], meters.TARGET)]
+                    for load, cost in lots.items()])
+    return f"Instructions per row of a load of {rows:,} rows into a protected table with a primary key:\n\n{table}"
+
+
+def usage(counted, waited):
+    """What counting costs beside the UPDATE of one row, alone and with sixteen sessions."""
+    costs = {statement.name: cost for statement, cost in counted.items()}
+    tps = {statement.name: figure for statement, figure in waited.items()}
+    alone = [[s.title, _number(cost), f"{cost / costs['update']:.2f}", str(s.target or ""), _mark(cost / costs["update"], s.target, 2) if s.target else ""]
+             for s, cost in counted.items()]
+    together = [[s.title, f"{figure:,.0f}", f"{figure / tps['update']:.1f}", "" if s.name == "update" else "at least 10"] for s, figure in waited.items()]
+    return ("Counting and charging, instructions per execution, prepared, alone:\n\n" + _table(["statement", "instructions", "ratio", "target", ""], alone)
+            + "\n\nTransactions per second of 16 sessions of one tenant that hold each transaction for 10 ms:\n\n"
+            + _table(["statement", "per second", "ratio", "target"], together))
+
+
+def verdict(counted, variant, cpu, lots):
     missed = [f"{s.title}: {cost[variant] / cost[HAND]:.3f}, {_mark(cost[variant] / cost[HAND], s.target)}"
               for s, cost in counted.items() if s.target and cost[variant] / cost[HAND] > s.target]
     missed += [f"{kind.title}: {cost:.1f} µs, {_mark(cost, kind.target, 1)}"
                for kind, cost in cpu.items() if kind.target and cost > kind.target]
+    missed += [f"{load.title}, metered: {ratio:.3f}, {_mark(ratio, meters.TARGET)}" for load, cost in lots.items()
+               if (ratio := max(cost.values()) / cost[meters.WITHOUT]) > meters.TARGET]
     return "every target is met" if not missed else "\n".join(["targets missed:", *missed])
 
 

@@ -88,9 +88,12 @@ GRANT EXECUTE ON FUNCTION
 -- Table owners: these run with the caller's own rights; the registering ones check that he owns the table.
 GRANT EXECUTE ON FUNCTION
     amp.protect(regclass, name, text, text, text, text, text, boolean, boolean), amp.unprotect(regclass),
-    amp.share_table(regclass), amp.protect_schema(name, name, text, text, boolean), amp.meter(regclass, text),
+    amp.share_table(regclass), amp.protect_schema(name, name, text, text, boolean), amp.meter(regclass, text, name, text[]),
+    amp.unmeter(regclass, text), amp.meter_part(regclass, text, name, text[]), amp.make_meter(amp.meters),
+    amp.drop_meter_triggers(regclass, text), amp.forget_meter(regclass, text), amp.assert_whole(regclass, text),
+    amp.state_type(regclass, name, text[], text),
     amp.mark_caller(), amp.await_related(regclass), amp.register_protection(regclass, name, text, text, text, text, boolean), amp.forget_table(regclass), amp.register_shared(regclass),
-    amp.register_schema(name, name), amp.register_meter(regclass, text),
+    amp.register_schema(name, name), amp.register_meter(regclass, text, name, text[]),
     amp.require_approval(regclass, name, text[], text, name[]), amp.drop_approval_requirement(regclass),
     amp.make_gate(amp.approval_gates), amp.gate_part(regclass, regclass), amp.register_gate(amp.approval_gates), amp.forget_gate(regclass),
     amp.assert_owner(regclass, oid), amp.assert_table(regclass, oid), amp.assert_metric(text), amp.assert_permissions(text[]), amp.tenant_function(regclass, name),
@@ -98,7 +101,8 @@ GRANT EXECUTE ON FUNCTION
     amp.plain_foreign_keys(regclass),
     amp.compose_foreign_key(name, regclass, regclass, name, name, name[], name[], text, boolean),
     amp.foreign_indexes(regclass, name), amp.has_tenant_index(regclass, name), amp.rebuild_indexes(regclass, name, boolean),
-    amp.refuse_truncate(), amp.count_inserted()
+    amp.refuse_truncate(), amp.count_inserted(), amp.meter_row(text, text, regclass), amp.meter_row(text, uuid, regclass),
+    amp.meter_row(text, bigint, regclass), amp.meter_moved(text, record)
     TO PUBLIC;
 
 -- What is left open: the catalogs are everybody's.

@@ -22,6 +22,23 @@ pub(crate) unsafe fn setting_memory(size: usize) -> *mut c_void {
     }
 }
 
+/// Whether the current role may execute a function. PostgreSQL 16 made one check of those for all kinds of objects.
+///
+/// # Safety
+/// In a transaction.
+pub(crate) unsafe fn may_execute(function: pgrx::pg_sys::Oid) -> bool {
+    use pgrx::pg_sys::{ACL_EXECUTE, AclResult::ACLCHECK_OK, GetUserId};
+    // SAFETY: a catalog look-up, by the contract above.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let result = pgrx::pg_sys::pg_proc_aclcheck(function, GetUserId(), ACL_EXECUTE);
+        #[cfg(not(feature = "pg15"))]
+        let result =
+            pgrx::pg_sys::object_aclcheck(pgrx::pg_sys::ProcedureRelationId, function, GetUserId(), ACL_EXECUTE.into());
+        result == ACLCHECK_OK
+    }
+}
+
 /// The number by which an extension asks for a timer of its own: the one after PostgreSQL's.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub(crate) const USER_TIMEOUT: std::ffi::c_int = 12;

@@ -34,6 +34,10 @@ pub(crate) enum Code {
     OutOfRange,
     /// 22P02: the tenant's id is no key of this type.
     InvalidKey,
+    /// 42501: a privilege is missing.
+    InsufficientPrivilege,
+    /// 0A000: this cannot be done so.
+    NotSupported,
     /// 42704: a name that nobody registered.
     UndefinedObject,
     /// 55000: something that it takes is missing: the extension in this database, a key.
@@ -60,6 +64,8 @@ impl Code {
             Code::InvalidValue => b"22023",
             Code::OutOfRange => b"22003",
             Code::InvalidKey => b"22P02",
+            Code::InsufficientPrivilege => b"42501",
+            Code::NotSupported => b"0A000",
             Code::UndefinedObject => b"42704",
             Code::NotReady | Code::WrongState => b"55000",
             Code::DataCorrupted => b"XX001",

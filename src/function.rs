@@ -2,7 +2,7 @@
 
 use crate::error::{Error, guarded};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, NullableDatum};
-use pgrx::{FromDatum, IntoDatum};
+use pgrx::{FromDatum, IntoDatum, varlena};
 
 /// The longest text that a function takes a look at, in bytes. An allocation that fails ends the whole server, so that nothing is
 /// allocated that is as long as a client wants it.
@@ -42,6 +42,21 @@ pub(crate) unsafe fn text(argument: NullableDatum) -> String {
             return String::new();
         }
         String::from_utf8_lossy(<&[u8]>::from_datum(argument.value, false).unwrap_or_default()).into_owned()
+    }
+}
+
+/// A text's bytes where they lie, unless it is null, compressed or stored elsewhere. A constant in a policy never is.
+///
+/// # Safety
+/// `text` is an argument of type text.
+#[inline]
+pub(crate) unsafe fn plain_text<'a>(text: NullableDatum) -> Option<&'a [u8]> {
+    // SAFETY: by the contract above; the header says how long it is.
+    unsafe {
+        let text = text.value.cast_mut_ptr::<pg_sys::varlena>().as_ref().filter(|_| !text.isnull)?;
+        (varlena::varatt_is_4b_u(text) || varlena::varatt_is_1b(text) && !varlena::varatt_is_1b_e(text)).then(|| {
+            std::slice::from_raw_parts(varlena::vardata_any(text).cast::<u8>(), varlena::varsize_any_exhdr(text))
+        })
     }
 }
 

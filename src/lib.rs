@@ -18,6 +18,7 @@
 //! | [`tenants`] | membership and permissions, as decisions read them |
 //! | [`usage`] | counters, idempotency keys, spending limits and their alerts; what each tenant's statements cost |
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
+//! | [`usage`] | what tenants did, counted where it happens |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
 //! | [`compat`] | what differs between PostgreSQL 15 and 18 |

@@ -235,8 +235,6 @@ DECLARE
     parts regclass[];
     part regclass;
     own_tenant_column name;
-    type record;
-    spelled text[];
     wrong name;
     is_json boolean;
 BEGIN
@@ -252,37 +250,7 @@ BEGIN
             HINT = 'Call it for the parent.';
     END IF;
 
-    WITH RECURSIVE base AS (
-        SELECT a.atttypid AS oid FROM pg_attribute a
-        WHERE a.attrelid = "table" AND a.attname = "column" AND a.attnum > 0 AND NOT a.attisdropped
-        UNION ALL
-        SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
-    )
-    SELECT t.oid, t.typtype, format_type(t.oid, CASE WHEN t.oid = a.atttypid THEN a.atttypmod END) AS name INTO type
-    FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
-    JOIN pg_attribute a ON a.attrelid = "table" AND a.attname = "column";
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '42703',
-            MESSAGE = format('table %s has no column %s', "table", coalesce(quote_ident("column"), 'NULL')),
-            HINT = 'Pass the column that says which state a row is in.';
-    END IF;
-    -- Of these it is known when two values are equal.
-    IF type.typtype <> 'e' AND type.oid NOT IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'name'::regtype, 'boolean'::regtype,
-                                                'smallint'::regtype, 'integer'::regtype, 'bigint'::regtype) THEN
-        RAISE EXCEPTION USING ERRCODE = '42804', MESSAGE = format('column %I of table %s has type %s', "column", "table", type.name),
-            HINT = 'Use text, an enum, a whole number or boolean.';
-    END IF;
-    IF states IS NULL OR cardinality(states) = 0 OR array_position(states, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'which states demand approval?',
-            HINT = 'Pass states => ''{published}'', for example.';
-    END IF;
-    EXECUTE format('SELECT array_agg((s::%s)::text ORDER BY n) FROM unnest($1) WITH ORDINALITY u(s, n)', type.name)
-        INTO spelled USING states;
-    IF spelled <> states THEN
-        RAISE EXCEPTION USING ERRCODE = '22023',
-            MESSAGE = format('column %I of table %s never holds some of the states %s', "column", "table", states),
-            HINT = format('Write them as %s.', spelled);
-    END IF;
+    PERFORM amp.state_type("table", "column", states, 'which states demand approval?');
 
     gate := ROW("table", "column", states, subject_type, NULL, content_columns, NULL);
     SELECT array_agg(a.attname ORDER BY k.position) INTO gate.key_columns

@@ -17,7 +17,39 @@ BEGIN
     LOOP
         PERFORM FROM amp.protect(part.relation, part.tenant_column, part.read_permission, NULL,
                                  part.insert_permission, part.update_permission, part.delete_permission, part.spend);
-        PERFORM amp.meter(part.relation, m.metric) FROM amp.meters m WHERE m.relation = part.parent;
+    END LOOP;
+    -- A part counts as its parent does. Through a parent that does not, its rows would be counted or not as the statement comes.
+    FOR part IN
+        SELECT own.relation, i.inhparent::regclass AS parent, own.metric
+        FROM amp.meters own JOIN pg_inherits i ON i.inhrelid = own.relation
+        WHERE NOT EXISTS (SELECT FROM amp.meters m WHERE m.relation = i.inhparent AND m.metric = own.metric)
+          AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d WHERE d.objid IN (i.inhrelid, i.inhparent))
+    LOOP
+        RAISE EXCEPTION USING ERRCODE = '55000',
+            MESSAGE = format('table %s has a meter for %s, and %s has none', part.relation, part.metric, part.parent),
+            HINT = format('SELECT amp.meter(%L, %L), or amp.unmeter(%L, %L), first.',
+                          amp.qualified(part.parent), part.metric, amp.qualified(part.relation), part.metric);
+    END LOOP;
+    FOR part IN
+        SELECT d.relation, m.metric, m.state_column, m.states
+        FROM amp.meters m JOIN pg_inherits i ON i.inhparent = m.relation, amp.descendants(i.inhrelid::regclass) d
+        WHERE NOT EXISTS (SELECT FROM amp.meters own WHERE own.relation = d.relation AND own.metric = m.metric
+                            AND (own.state_column, own.states) IS NOT DISTINCT FROM (m.state_column, m.states)
+                            AND own.root = coalesce(pg_partition_root(d.relation), d.relation))
+          AND i.inhrelid IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d
+                             UNION ALL
+                             SELECT c.inhrelid FROM pg_event_trigger_ddl_commands() d JOIN pg_inherits c ON c.inhparent = d.objid)
+    LOOP
+        PERFORM amp.meter_part(part.relation, part.metric, part.state_column, part.states);
+    END LOOP;
+    -- What is detached counts on, for itself.
+    FOR part IN
+        SELECT m.relation, m.metric, m.state_column, m.states FROM amp.meters m
+        WHERE m.root <> m.relation AND m.root <> coalesce(pg_partition_root(m.relation), m.relation)
+          AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d
+                      WHERE d.objid IN (m.relation, m.root) OR pg_partition_root(d.objid) = m.root)
+    LOOP
+        PERFORM amp.meter_part(part.relation, part.metric, part.state_column, part.states);
     END LOOP;
     FOR part IN
         SELECT n.relation, i.inhparent::regclass AS parent
@@ -58,6 +90,9 @@ BEGIN
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND s.relation = d.objid;
     DELETE FROM amp.meters m USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid;
+    DELETE FROM amp.meters m USING pg_event_trigger_dropped_objects() d
+    WHERE d.object_type = 'trigger' AND d.address_names[3] = 'amp_count_' || m.metric
+      AND m.relation = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]));
     DELETE FROM amp.approval_gates g USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND g.relation = d.objid;
     FOR dropped IN

@@ -70,3 +70,51 @@ CREATE FUNCTION amp.descendants(root regclass) RETURNS TABLE (relation regclass)
     SELECT oid::regclass FROM tree GROUP BY oid ORDER BY max(depth), oid
 $$;
 COMMENT ON FUNCTION amp.descendants(regclass) IS 'Internal: a table and its partitions or inheritance children, parents first.';
+
+CREATE FUNCTION amp.state_type(relation regclass, state_column name, states text[], question text) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    type record;
+    spelled text[];
+BEGIN
+    WITH RECURSIVE base AS (
+        SELECT a.atttypid AS oid, a.atttypmod AS modifier FROM pg_attribute a
+        WHERE a.attrelid = relation AND a.attname = state_column AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT t.typbasetype, t.typtypmod FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
+    )
+    SELECT t.oid, t.typtype, format_type(t.oid, b.modifier) AS name INTO type
+    FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '42703',
+            MESSAGE = format('table %s has no column %s', relation, coalesce(quote_ident(state_column), 'NULL')),
+            HINT = 'Pass the column that says which state a row is in.';
+    END IF;
+    -- Of these it is known when two values are equal.
+    IF type.typtype <> 'e' AND type.oid NOT IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'name'::regtype, 'boolean'::regtype,
+                                                'smallint'::regtype, 'integer'::regtype, 'bigint'::regtype) THEN
+        RAISE EXCEPTION USING ERRCODE = '42804',
+            MESSAGE = format('column %I of table %s has type %s', state_column, relation, type.name),
+            HINT = 'Use text, an enum, a whole number or boolean.';
+    END IF;
+    IF states IS NULL OR cardinality(states) = 0 OR array_position(states, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = question, HINT = 'Pass states => ''{published}'', for example.';
+    END IF;
+    BEGIN
+        EXECUTE format('SELECT array_agg((s::%s)::text ORDER BY n) FROM unnest($1) WITH ORDINALITY u(s, n)', type.name)
+            INTO spelled USING states;
+    EXCEPTION WHEN invalid_text_representation OR numeric_value_out_of_range THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('column %I of table %s never holds some of the states %s', state_column, relation, states),
+            DETAIL = SQLERRM || '.', HINT = format('Write them as %s does.', type.name);
+    END;
+    IF spelled <> states THEN
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = format('column %I of table %s never holds some of the states %s', state_column, relation, states),
+            HINT = format('Write them as %s.', spelled);
+    END IF;
+    RETURN type.name;
+END
+$$;
+COMMENT ON FUNCTION amp.state_type(regclass, name, text[], text) IS
+'Internal: the type below the domains of a column that says which state a row is in. Errors: 42703 no such column, 42804 its type, 22023 no states of it.';

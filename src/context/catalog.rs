@@ -49,6 +49,8 @@ pub(crate) const BRAND_ELEMENTS: Table = Table { name: c"brand_elements", index:
 pub(crate) const TENANT_CONFIGS: Table = Table { name: c"tenant_configs", index: c"tenant_configs_pkey" };
 /// (id, tenant_id, status, reason, decided_at, requested_by, requested_at, ...)
 pub(crate) const APPROVAL_REQUESTS: Table = Table { name: c"approval_requests", index: c"approval_requests_pkey" };
+/// (relation, tenant_column, ...)
+const PROTECTED_TABLES: Table = Table { name: c"protected_tables", index: c"protected_tables_pkey" };
 /// (request_id, user_id, decision, at, ...)
 pub(crate) const APPROVAL_DECISIONS: Table = Table { name: c"approval_decisions", index: c"approval_decisions_pkey" };
 
@@ -189,13 +191,63 @@ fn not_installed() -> Error {
 
 /// Reads the rows whose leading key columns equal `key`, in the order of the index, as `read` makes of each.
 pub(crate) fn rows<T>(table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Vec<T>, Error> {
-    // SAFETY: no snapshot asks for one that is taken anew.
+    // SAFETY: no snapshot asks for one that is taken anew; these tables are keyed by text.
     unsafe { scan(std::ptr::null_mut(), table, key, read) }
 }
 
 /// Reads the row with this primary key.
 pub(crate) fn row<T>(table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Option<T>, Error> {
     Ok(rows(table, key, read)?.pop())
+}
+
+/// Whether a table is registered as protected.
+pub(crate) fn is_protected(relation: pg_sys::Oid) -> Result<bool, Error> {
+    // SAFETY: no snapshot asks for one that is taken anew; this table is keyed by object id.
+    Ok(!unsafe { scan(std::ptr::null_mut(), &PROTECTED_TABLES, &[relation], |_| ()) }?.is_empty())
+}
+
+/// A function of the schema, by its name and the types of its arguments.
+pub(crate) fn function(name: &CStr, arguments: &[pg_sys::Oid]) -> Result<pg_sys::Oid, Error> {
+    let schema = schema()?;
+    // SAFETY: a syscache look-up, in a transaction, by the key of that cache.
+    let function = unsafe {
+        pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as _,
+            pg_sys::Anum_pg_proc_oid as _,
+            name.as_ptr().into(),
+            pg_sys::buildoidvector(arguments.as_ptr(), arguments.len() as _).into(),
+            schema.into(),
+            pg_sys::Datum::null(),
+        )
+    };
+    if function == pg_sys::InvalidOid { Err(not_installed()) } else { Ok(function) }
+}
+
+/// A value that a table's rows are found by.
+trait Key: Copy {
+    /// The function that compares a column with such values.
+    const EQUALS: u32;
+
+    /// # Safety
+    /// In a memory context that goes.
+    unsafe fn datum(self) -> pg_sys::Datum;
+}
+
+impl Key for &str {
+    const EQUALS: u32 = pg_sys::F_TEXTEQ;
+
+    unsafe fn datum(self) -> pg_sys::Datum {
+        // SAFETY: copies that many bytes.
+        unsafe { pg_sys::cstring_to_text_with_len(self.as_ptr().cast(), self.len() as _).into() }
+    }
+}
+
+impl Key for pg_sys::Oid {
+    const EQUALS: u32 = pg_sys::F_OIDEQ;
+
+    unsafe fn datum(self) -> pg_sys::Datum {
+        self.into()
+    }
 }
 
 /// One moment, as new as a catalog snapshot: for look-ups that have to agree with each other.
@@ -215,7 +267,7 @@ pub(crate) fn at_one_moment<T>(look: impl FnOnce(&Moment) -> Result<T, Error>) -
 impl Moment {
     /// As [`rows`].
     pub(crate) fn rows<T>(&self, table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -> Result<Vec<T>, Error> {
-        // SAFETY: the snapshot is registered for as long as `self` is there.
+        // SAFETY: the snapshot is registered for as long as `self` is there; these tables are keyed by text.
         unsafe { scan(self.0, table, key, read) }
     }
 
@@ -226,11 +278,11 @@ impl Moment {
 }
 
 /// # Safety
-/// `snapshot` is null or registered.
-unsafe fn scan<T>(
+/// `snapshot` is null or registered; the table's key is of type `K`.
+unsafe fn scan<K: Key, T>(
     snapshot: pg_sys::Snapshot,
     table: &Table,
-    key: &[&str],
+    key: &[K],
     mut read: impl FnMut(&Row) -> T,
 ) -> Result<Vec<T>, Error> {
     let (heap, index) = heap_and_index(table)?;
@@ -240,14 +292,13 @@ unsafe fn scan<T>(
     unsafe {
         PgMemoryContexts::new("amp look-up").switch_to(|_| {
             let mut keys: [pg_sys::ScanKeyData; 2] = [Default::default(); 2];
-            for (position, text) in key.iter().enumerate() {
-                let text = pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as _);
+            for (position, value) in key.iter().enumerate() {
                 pg_sys::ScanKeyInit(
                     &mut keys[position],
                     position as i16 + 1,
                     pg_sys::BTEqualStrategyNumber as _,
-                    pg_sys::Oid::from(pg_sys::F_TEXTEQ),
-                    text.into(),
+                    pg_sys::Oid::from(K::EQUALS),
+                    value.datum(),
                 );
             }
             let heap = pg_sys::table_open(heap, pg_sys::AccessShareLock as _);

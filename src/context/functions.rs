@@ -6,12 +6,12 @@
 use super::{parallel, resolve, session, settings, transaction};
 use crate::backend::{self, Local};
 use crate::error::{Code, Error, guarded};
-use crate::function::{raw_function, return_text, text};
+use crate::function::{plain_text, raw_function, return_text, text};
 use crate::id::{self, Id};
 use crate::identity::{self, proof::By};
 use crate::tenants::{membership, permissions};
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
-use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys, varlena};
+use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
 use std::cell::Cell;
 
 raw_function! {
@@ -273,20 +273,6 @@ unsafe fn ask_tenant(fcinfo: FunctionCallInfo, key: Key) -> Option<Datum> {
         };
         remember(fcinfo, Remembered { generation, answer });
         answer
-    }
-}
-
-/// A text's bytes where they lie, unless it is null, compressed or stored elsewhere. A constant in a policy never is.
-///
-/// # Safety
-/// `text` is an argument of type text.
-unsafe fn plain_text<'a>(text: pg_sys::NullableDatum) -> Option<&'a [u8]> {
-    // SAFETY: by the contract above; the header says how long it is.
-    unsafe {
-        let text = text.value.cast_mut_ptr::<pg_sys::varlena>().as_ref().filter(|_| !text.isnull)?;
-        (varlena::varatt_is_4b_u(text) || varlena::varatt_is_1b(text) && !varlena::varatt_is_1b_e(text)).then(|| {
-            std::slice::from_raw_parts(varlena::vardata_any(text).cast::<u8>(), varlena::varsize_any_exhdr(text))
-        })
     }
 }
 

@@ -53,8 +53,8 @@ struct Verdicts {
 }
 
 /// The context that holds now.
-pub(super) struct Current {
-    pub(super) tenant: Id,
+pub(crate) struct Current {
+    pub(crate) tenant: Id,
     pub(super) user: Option<Id>,
     pub(super) verdict: Rc<Verdict>,
     /// The API key that caps the verdict's permissions.
@@ -158,7 +158,7 @@ pub(super) fn check_premises() {
 /// Resolves the context and pins its tenant for this transaction.
 /// Errors: TN001 none is set, TN002 tenant unknown or not active, TN003 not a member or not entitled to choose, TN006 another
 /// tenant is pinned, TN009 the session bypasses row security.
-pub(super) fn current() -> Result<Rc<Current>, Error> {
+pub(crate) fn current() -> Result<Rc<Current>, Error> {
     if tenant_text().is_some()
         && let Some(current) = CURRENT.borrow().as_ref()
     {

@@ -15,6 +15,7 @@ mod functions;
 mod immediate;
 mod keys;
 mod limits;
+mod meter;
 mod period;
 mod rows;
 mod slots;
@@ -24,5 +25,6 @@ pub(crate) mod statistics;
 pub(crate) fn init() {
     alerts::init();
     limits::init();
+    meter::init();
     statistics::init();
 }

@@ -138,3 +138,253 @@ INSERT INTO meter.forged VALUES ('meter2', 1);
 \echo :SQLSTATE
 \connect - postgres
 SELECT count(*) FROM amp.usage_counters WHERE metric IN ('m_mine', 'm_forged');
+
+-- A row that enters a state counts once for every time it enters: from outside of all that are named, or inserted in one.
+\connect - regress_owner
+CREATE TYPE meter.state AS ENUM ('draft', 'review', 'published', 'featured');
+CREATE DOMAIN meter.shown AS meter.state;
+CREATE TABLE meter.content (tenant_id text, id int, state meter.shown, body text, PRIMARY KEY (tenant_id, id));
+SELECT count(*) > 0 AS protected FROM amp.protect('meter.content');
+SELECT amp.meter('meter.content', 'm_bad', 'no_such', '{published}');
+\echo :SQLSTATE
+SELECT amp.meter('meter.content', 'm_bad', 'state');
+\echo :SQLSTATE
+SELECT amp.meter('meter.content', 'm_bad', states => '{published}');
+\echo :SQLSTATE
+SELECT amp.meter('meter.content', 'm_bad', 'state', '{}');
+\echo :SQLSTATE
+SELECT amp.meter('meter.content', 'm_bad', 'state', '{gone}');
+\echo :SQLSTATE
+SELECT amp.meter('meter.content', 'm_bad', 'state', ARRAY['published', NULL]);
+\echo :SQLSTATE
+SELECT amp.meter('meter.content', 'cost_cents');
+\echo :SQLSTATE
+SELECT count(*) FROM amp.meters WHERE metric IN ('m_bad', 'cost_cents');
+SELECT amp.meter('meter.content', 'm_published', 'state', '{published}');
+SELECT amp.meter('meter.content', 'm_published', 'state', '{published,featured}');
+SELECT relation, metric, state_column, states FROM amp.meters WHERE relation = 'meter.content'::regclass;
+CREATE FUNCTION meter.count(metric text) RETURNS bigint LANGUAGE sql AS
+    $$ SELECT coalesce((SELECT sum(c.amount) FROM amp.usage_counters c WHERE c.metric = $1), 0) $$;
+\connect - regress_service
+SET amp.tenant_id = 'meter1';
+INSERT INTO meter.content (id, state) VALUES (1, 'draft'), (2, NULL), (3, 'published'), (4, 'review');
+SELECT meter.count('m_published') AS inserted_in_one;
+UPDATE meter.content SET state = 'published' WHERE id < 4;
+SELECT meter.count('m_published') AS two_more_entered;
+UPDATE meter.content SET state = 'featured' WHERE id < 4;
+UPDATE meter.content SET state = state, body = 'other';
+UPDATE meter.content SET state = 'draft';
+UPDATE meter.content SET state = 'review' WHERE false;
+SELECT meter.count('m_published') AS none_entered;
+UPDATE meter.content SET state = 'published' WHERE id = 1;
+SELECT meter.count('m_published') AS entered_again;
+INSERT INTO meter.content (id, state) VALUES (1, 'draft'), (2, 'draft'), (9, 'published')
+    ON CONFLICT (tenant_id, id) DO UPDATE SET state = 'featured';
+SELECT meter.count('m_published') AS one_updated_one_inserted;
+MERGE INTO meter.content c USING (VALUES (1), (3), (10), (11)) v (id) ON c.id = v.id
+    WHEN MATCHED AND c.id = 1 THEN UPDATE SET state = 'published'
+    WHEN MATCHED THEN UPDATE SET state = 'featured'
+    WHEN NOT MATCHED AND v.id = 10 THEN INSERT (id, state) VALUES (v.id, 'published')
+    WHEN NOT MATCHED THEN INSERT (id, state) VALUES (v.id, 'draft');
+SELECT meter.count('m_published') AS two_merged;
+WITH i AS (INSERT INTO meter.content (id, state) VALUES (20, 'published'), (21, 'draft') RETURNING id),
+     u AS (UPDATE meter.content SET state = 'published' WHERE id = 11 RETURNING id)
+SELECT count(*) FROM i, u;
+SELECT meter.count('m_published') AS two_by_a_with;
+BEGIN;
+UPDATE meter.content SET state = 'published' WHERE id = 4;
+SAVEPOINT s;
+UPDATE meter.content SET state = 'published' WHERE id = 21;
+ROLLBACK TO s;
+COMMIT;
+SELECT meter.count('m_published') AS one_kept;
+
+-- Partitioned by the state itself, with columns in another order: a row that moves is no new one, whoever moves it.
+\connect - regress_owner
+CREATE TABLE meter.posts (gone int, tenant_id text, id int, state text) PARTITION BY LIST (state);
+ALTER TABLE meter.posts DROP COLUMN gone;
+CREATE TABLE meter.posts_draft PARTITION OF meter.posts FOR VALUES IN ('draft');
+CREATE TABLE meter.posts_shown PARTITION OF meter.posts FOR VALUES IN ('published', 'featured') PARTITION BY LIST (state);
+CREATE TABLE meter.posts_published PARTITION OF meter.posts_shown FOR VALUES IN ('published');
+CREATE TABLE meter.posts_featured (state text, id int, tenant_id text NOT NULL);
+ALTER TABLE meter.posts_shown ATTACH PARTITION meter.posts_featured FOR VALUES IN ('featured');
+SELECT count(*) > 0 AS protected FROM amp.protect('meter.posts');
+SELECT amp.meter('meter.posts', 'm_posts');
+SELECT amp.meter('meter.posts', 'm_shown', 'state', '{published,featured}');
+SELECT relation, metric, states, root FROM amp.meters WHERE relation::text LIKE 'meter.posts%' ORDER BY relation::text, metric;
+SELECT amp.meter('meter.posts_shown', 'm_posts');
+\echo :SQLSTATE
+CREATE VIEW meter.counted AS SELECT meter.count('m_posts') AS posts, meter.count('m_shown') AS shown;
+GRANT SELECT ON meter.counted TO PUBLIC;
+ALTER VIEW meter.counted SET (security_invoker = true);
+\connect - regress_service
+SET amp.tenant_id = 'meter1';
+INSERT INTO meter.posts (id, state) VALUES (1, 'draft'), (2, 'draft'), (3, 'published'), (4, 'featured');
+TABLE meter.counted;
+UPDATE meter.posts SET state = 'published' WHERE id IN (1, 4);
+SELECT posts, shown AS one_entered_one_stayed FROM meter.counted;
+UPDATE meter.posts SET state = 'draft' WHERE id = 1;
+UPDATE meter.posts_shown SET state = 'featured';
+SELECT posts, shown AS none_entered FROM meter.counted;
+MERGE INTO meter.posts p USING (VALUES (1), (3), (4), (5)) v (id) ON p.id = v.id
+    WHEN MATCHED AND p.id = 1 THEN UPDATE SET state = 'featured'
+    WHEN MATCHED AND p.id = 3 THEN UPDATE SET state = 'published'
+    WHEN MATCHED THEN DELETE
+    WHEN NOT MATCHED THEN INSERT (id, state) VALUES (v.id, 'published');
+SELECT posts AS one_inserted, shown AS one_of_two_moved_and_it FROM meter.counted;
+BEGIN;
+UPDATE meter.posts SET state = 'draft' WHERE id = 5;
+UPDATE meter.posts SET state = 'published' WHERE id = 5;
+INSERT INTO meter.posts (id, state) VALUES (6, 'draft');
+COMMIT;
+SELECT posts AS one_inserted, shown AS one FROM meter.counted;
+WITH i AS (INSERT INTO meter.posts (id, state) SELECT g, 'draft' FROM generate_series(30, 32) g RETURNING id)
+UPDATE meter.posts p SET state = 'draft' FROM i WHERE p.id = 3 AND i.id = 31;
+SELECT posts AS three_inserted, shown AS none FROM meter.counted;
+WITH d AS (DELETE FROM meter.posts WHERE id = 30 RETURNING id),
+     i AS (INSERT INTO meter.posts (id, state) SELECT id, 'published' FROM d RETURNING id)
+SELECT id FROM i;
+SELECT posts AS one_inserted, shown AS one FROM meter.counted;
+INSERT INTO meter.posts_featured (id, state) VALUES (40, 'featured');
+INSERT INTO meter.posts_shown (id, state) VALUES (41, 'published');
+SELECT posts AS two_inserted, shown AS two FROM meter.counted;
+
+-- Triggers that drop and change rows, and that write to metered tables themselves, with savepoints of their own.
+\connect - regress_owner
+CREATE FUNCTION meter.interfere() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.id % 100 = 13 THEN
+        RETURN NULL;
+    ELSIF NEW.id % 100 = 14 THEN
+        NEW.state := 'published';
+    ELSIF NEW.id % 100 = 15 THEN
+        INSERT INTO meter.posts (id, state) VALUES (NEW.id + 1, 'published');
+        BEGIN
+            INSERT INTO meter.posts (id, state) VALUES (NEW.id + 2, 'published');
+            RAISE 'undone';
+        EXCEPTION WHEN raise_exception THEN NULL;
+        END;
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER interfere BEFORE INSERT ON meter.posts_draft FOR EACH ROW EXECUTE FUNCTION meter.interfere();
+CREATE TRIGGER interfere BEFORE INSERT ON meter.posts_featured FOR EACH ROW EXECUTE FUNCTION meter.interfere();
+CREATE TRIGGER interfere BEFORE INSERT OR UPDATE ON meter.content FOR EACH ROW EXECUTE FUNCTION meter.interfere();
+\connect - regress_service
+SET amp.tenant_id = 'meter1';
+INSERT INTO meter.posts (id, state) VALUES (112, 'draft'), (113, 'draft'), (115, 'draft'), (117, 'draft');
+SELECT posts AS four, shown AS one FROM meter.counted;
+UPDATE meter.posts SET id = 213, state = 'draft' WHERE id = 40;
+SELECT posts AS gone_on_its_way, shown FROM meter.counted;
+INSERT INTO meter.posts (id, state) VALUES (50, 'draft');
+SELECT posts AS one, shown FROM meter.counted;
+SELECT meter.count('m_published') AS before;
+INSERT INTO meter.content (id, state) VALUES (313, 'published'), (314, 'draft');
+UPDATE meter.content SET state = 'draft' WHERE id = 2;
+UPDATE meter.content SET id = 214 WHERE id = 2;
+SELECT meter.count('m_published') AS two_changed_on_their_way;
+
+-- Past row security a row counts for its own tenant, the one that it is changed to.
+\connect - postgres
+SELECT tenant_id, metric, sum(amount) FROM amp.usage_counters WHERE metric IN ('m_posts', 'm_shown') GROUP BY 1, 2 ORDER BY 1, 2;
+COPY meter.posts (tenant_id, id, state) FROM STDIN;
+meter1	60	draft
+meter2	61	published
+meter2	62	featured
+meter1	63	published
+\.
+UPDATE meter.posts SET tenant_id = 'meter2' WHERE id = 60;
+UPDATE meter.posts SET tenant_id = 'meter2', state = 'published' WHERE id = 60;
+UPDATE meter.posts SET tenant_id = 'meter1', state = 'featured' WHERE id IN (61, 62);
+SELECT tenant_id, metric, sum(amount) FROM amp.usage_counters WHERE metric IN ('m_posts', 'm_shown') GROUP BY 1, 2 ORDER BY 1, 2;
+
+-- Parts that come and go: a new one counts like its parent, one that is detached counts on, for itself, and may come back.
+\connect - regress_owner
+CREATE TABLE meter.posts_review PARTITION OF meter.posts FOR VALUES IN ('review');
+ALTER TABLE meter.posts DETACH PARTITION meter.posts_draft;
+ALTER TABLE meter.posts DETACH PARTITION meter.posts_shown;
+CREATE TABLE meter.mine (tenant_id text NOT NULL, id int, state text);
+SELECT count(*) > 0 AS protected FROM amp.protect('meter.mine');
+SELECT amp.meter('meter.mine', 'm_alone');
+ALTER TABLE meter.posts ATTACH PARTITION meter.mine FOR VALUES IN ('mine');
+\echo :SQLSTATE
+SELECT amp.unmeter('meter.mine', 'm_alone');
+ALTER TABLE meter.posts ATTACH PARTITION meter.mine FOR VALUES IN ('mine');
+SELECT relation, metric, states, root FROM amp.meters WHERE relation::text LIKE 'meter.posts%' OR relation = 'meter.mine'::regclass
+ORDER BY relation::text, metric;
+\connect - regress_service
+SET amp.tenant_id = '777';
+SELECT * FROM meter.counted;
+INSERT INTO meter.posts_draft (id, state) VALUES (70, 'draft'), (71, 'draft');
+INSERT INTO meter.posts_shown (id, state) VALUES (72, 'published');
+UPDATE meter.posts_shown SET state = 'featured';
+INSERT INTO meter.posts (id, state) VALUES (73, 'review'), (74, 'mine');
+SELECT posts AS five, shown AS one FROM meter.counted;
+\connect - regress_owner
+BEGIN;
+DROP TABLE meter.posts;
+SELECT relation, metric, root FROM amp.meters WHERE relation::text LIKE 'meter.posts%' ORDER BY relation::text, metric;
+ROLLBACK;
+ALTER TABLE meter.posts ATTACH PARTITION meter.posts_draft FOR VALUES IN ('draft');
+\connect - regress_service
+SET amp.tenant_id = '777';
+INSERT INTO meter.posts (id, state) VALUES (75, 'draft');
+SELECT posts AS one, shown FROM meter.counted;
+
+-- Without the column that says the state there is no meter.
+\connect - regress_owner
+BEGIN;
+SET LOCAL client_min_messages = warning;
+ALTER TABLE meter.content DROP COLUMN state CASCADE;
+SELECT count(*) FROM amp.meters WHERE relation = 'meter.content'::regclass;
+ROLLBACK;
+SELECT amp.meter('meter.content', 'm_published');
+SELECT metric, state_column, (SELECT array_agg(tgname ORDER BY tgname) FROM pg_trigger WHERE tgrelid = relation AND tgname LIKE 'amp\_%\_m\_%') AS triggers
+FROM amp.meters WHERE relation = 'meter.content'::regclass;
+
+-- An inheritance child is written to directly, and updated through its parent.
+\connect - regress_owner
+CREATE TABLE meter.base (tenant_id text, id int, state text);
+CREATE TABLE meter.special (extra text) INHERITS (meter.base);
+SELECT count(*) > 0 AS protected FROM amp.protect('meter.base');
+SELECT amp.meter('meter.base', 'm_base', 'state', '{on}');
+\connect - regress_service
+SET amp.tenant_id = 'meter1';
+INSERT INTO meter.base (id, state) VALUES (1, 'on'), (2, 'off');
+INSERT INTO meter.special (id, state) VALUES (3, 'on'), (4, 'off');
+UPDATE meter.base SET state = 'on';
+SELECT meter.count('m_base') AS four;
+
+-- By a uuid.
+\connect - regress_operator
+SELECT amp.create_tenant('Meter Uuid', 'meter-uuid', id => '0a0a0a0a-0000-4000-8000-00000000000b') ->> 'id' AS id;
+\connect - regress_owner
+CREATE TABLE meter.by_uuid (tenant_id uuid, id int);
+SELECT count(*) > 0 AS protected FROM amp.protect('meter.by_uuid');
+SELECT amp.meter('meter.by_uuid', 'm_uuid');
+\connect - regress_service
+SET amp.tenant_id = '0a0a0a0a-0000-4000-8000-00000000000b';
+INSERT INTO meter.by_uuid (id) VALUES (1), (2);
+\connect - postgres
+INSERT INTO meter.by_uuid VALUES ('0a0a0a0a-0000-4000-8000-00000000000b', 3), ('0a0a0a0a-0000-4000-8000-00000000000c', 3);
+SELECT tenant_id, amount FROM amp.usage_counters WHERE metric = 'm_uuid' ORDER BY 1;
+
+-- Without it, nothing counts; what did, stays.
+\connect - regress_stranger
+SELECT amp.unmeter('meter.posts', 'm_posts');
+\echo :SQLSTATE
+SELECT amp.mark_caller(), amp.forget_meter('meter.posts', 'm_posts');
+\echo :SQLSTATE
+\connect - regress_owner
+SELECT amp.unmeter('meter.posts_review', 'm_posts');
+\echo :SQLSTATE
+SELECT amp.unmeter('meter.posts', 'm_posts');
+SELECT amp.unmeter('meter.posts', 'm_posts');
+\echo :SQLSTATE
+SELECT relation, metric FROM amp.meters WHERE relation::text LIKE 'meter.posts%' ORDER BY relation::text, metric;
+SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger WHERE tgname LIKE 'amp\_%\_m\_posts' ORDER BY 1, 2;
+\connect - regress_service
+SET amp.tenant_id = 'meter1';
+INSERT INTO meter.posts (id, state) VALUES (80, 'review');
+SELECT meter.count('m_posts');
