@@ -68,6 +68,12 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION amp.record_usage(text, bigint, text), amp.usage(text, text),
     amp.usage_document_for_caller(text, text) TO PUBLIC;
 
+-- The review of all tenants, for operators, or of an account's, for its admins: who called is checked.
+GRANT EXECUTE ON FUNCTION
+    amp.usage_review(text, text), amp.usage_review_for_caller(text, text),
+    amp.usage_report(text, text), amp.usage_report_for_caller(text, text)
+    TO PUBLIC;
+
 -- Approval in one's own tenant.
 GRANT EXECUTE ON FUNCTION
     amp.request_approval(text, text, jsonb), amp.approve(text, text), amp.reject(text, text), amp.approval(text),

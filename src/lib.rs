@@ -17,6 +17,7 @@
 //! | [`secrets`] | tenants' secrets, encrypted under a key that is not in the database |
 //! | [`tenants`] | membership and permissions, as decisions read them |
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
+//! | [`usage`] | what tenants used, as a page to look at |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
 //! | [`compat`] | what differs between PostgreSQL 15 and 18 |
@@ -34,6 +35,7 @@ mod id;
 mod identity;
 mod secrets;
 mod tenants;
+mod usage;
 
 pgrx::pg_module_magic!(name = c"amp_tenancy", version = c"0.1.0");
 
@@ -56,7 +58,9 @@ extension_sql_file!("../sql/identity/signing_keys.sql", name = "signing_keys", r
 extension_sql_file!("../sql/identity/bound_roles.sql", name = "bound_roles", requires = ["signing_keys"]);
 extension_sql_file!("../sql/usage/tables.sql", name = "usage_tables", requires = ["bound_roles"]);
 extension_sql_file!("../sql/usage/usage.sql", name = "usage", requires = ["usage_tables"]);
-extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["usage"]);
+extension_sql_file!("../sql/usage/review.sql", name = "review", requires = ["usage"]);
+extension_sql_file!("../sql/usage/report.sql", name = "report", requires = ["review"]);
+extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["report"]);
 extension_sql_file!("../sql/isolation/registry.sql", name = "registry", requires = ["isolation_tables"]);
 extension_sql_file!("../sql/isolation/policies.sql", name = "policies", requires = ["registry"]);
 extension_sql_file!("../sql/isolation/foreign_keys.sql", name = "foreign_keys", requires = ["policies"]);

@@ -32,3 +32,23 @@ GRANT SELECT ON amp.usage_counters, amp.usage_keys TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('amp.usage_counters', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.usage_keys', '');
+
+CREATE TABLE amp.alerts (
+    tenant_id text COLLATE "C" NOT NULL,
+    period text COLLATE "C" NOT NULL,
+    threshold_percent integer NOT NULL,
+    threshold_cents bigint NOT NULL,
+    limit_cents bigint NOT NULL,
+    spent_cents bigint NOT NULL,
+    hard_stop boolean NOT NULL,
+    raised_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT alerts_pkey PRIMARY KEY (tenant_id, period, threshold_percent, threshold_cents)
+);
+COMMENT ON TABLE amp.alerts IS
+'Which tenant''s spending has reached which part of a limit. A session sees its own tenant''s; an operator sees all.';
+COMMENT ON COLUMN amp.alerts.period IS 'YYYY-MM for a month''s limit, YYYY-MM-DD for a day''s, in UTC.';
+ALTER TABLE amp.alerts ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON amp.alerts FOR SELECT USING (tenant_id = amp.tenant_id());
+CREATE POLICY operator ON amp.alerts FOR SELECT TO amp_operator USING (true);
+GRANT SELECT ON amp.alerts TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('amp.alerts', '');
