@@ -55,7 +55,7 @@ BEGIN
         SELECT a.tenant_id, jsonb_agg(jsonb_build_object(
                    'period', a.period, 'threshold_percent', a.threshold_percent, 'threshold_cents', a.threshold_cents,
                    'limit_cents', a.limit_cents, 'spent_cents', a.spent_cents, 'hard_stop', a.hard_stop,
-                   'raised_at', amp.utc(a.raised_at)) ORDER BY a.raised_at, a.period, a.threshold_percent, a.threshold_cents) AS alerts
+                   'raised_at', to_char(a.raised_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) ORDER BY a.raised_at, a.period, a.threshold_percent, a.threshold_cents) AS alerts
         FROM amp.alerts a WHERE left(a.period, 7) = month AND (account IS NULL OR a.tenant_id = ANY (tenants))
         GROUP BY a.tenant_id
     ), limits AS (
