@@ -3,7 +3,7 @@
 CREATE FUNCTION amp.usage_page(report bytea) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_usage_page';
 COMMENT ON FUNCTION amp.usage_page(bytea) IS
-'Internal: the page of a report, which is JSON in UTF-8 (src/usage/report.rs says which); all ASCII, whatever is in the report.';
+'Internal: the page of a report, which is JSON in UTF-8 (src/usage/report.rs says which); all of it is ASCII, whatever is in the report.';
 
 -- Amounts are texts: they are of any length, and JSON's numbers are not.
 CREATE FUNCTION amp.usage_report_for_caller(period text, account_id text) RETURNS text
@@ -57,7 +57,7 @@ BEGIN
                           GROUP BY c.day) d) END) ORDER BY r.place), '[]')
             FROM reviewed r WHERE r.place <= 5000))
     INTO report;
-    RETURN amp.usage_page(convert_to(report::text, 'UTF8'));
+    RETURN amp.usage_page(convert_to(report::text, CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END));
 END
 $$;
 COMMENT ON FUNCTION amp.usage_report_for_caller(text, text) IS 'usage_report(), by the rights of who called that.';

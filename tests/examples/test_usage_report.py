@@ -228,3 +228,35 @@ def test_one_tenant_cannot_break_everybodys_review(platform):
         ).fetchone()
         assert (cost, metrics) == (100 + 20 * (2**63 - 1), 107)
         assert f"{int(cost) // 100:,}.{int(cost) % 100:02}" in report(ops, MONTH)[0]
+
+
+def test_P7_an_account_is_reviewed_by_the_session_itself(platform):
+    """Not by whatever fetches from a cursor, and not while the context is locked: an account is more than one tenant."""
+    with client(platform, "acc@example.com") as boss:
+        for call in ("amp.usage_review('2019-03')", "amp.usage_report('2019-03')"):
+            with boss.transaction(force_rollback=True):
+                boss.execute(f"DECLARE c CURSOR FOR SELECT * FROM {call}")
+                with raises("TN004"), boss.transaction():
+                    boss.execute("FETCH c")
+            with boss.transaction(force_rollback=True):
+                boss.execute("SET LOCAL amp.tenant_id = 't0'")
+                boss.execute("SELECT amp.lock_context()")
+                with raises("TN006"), boss.transaction():
+                    boss.execute(f"SELECT * FROM {call}")
+
+
+@pytest.mark.parametrize("encoding, shown", [("LATIN1", "Gr&#xF6;&#xDF;e"), ("SQL_ASCII", "Gr&#xFFFD;&#xFFFD;e")])
+def test_page_is_the_same_text_in_every_encoding(cluster, encoding, shown):
+    with cluster.connect() as admin:
+        admin.execute(f"CREATE DATABASE encoded TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with cluster.connect("encoded") as admin:
+            admin.execute("CREATE EXTENSION amp_tenancy")
+            admin.execute("GRANT amp_operator TO amp_ops")
+            # A superuser's bytes; the client's encoding is not that of SQL_ASCII.
+            admin.execute("INSERT INTO amp.tenants (id, name, slug) VALUES ('t', convert_from('\\x4772f6df65', %s), 'groesse')", [encoding])
+        with cluster.connect("encoded", "amp_ops") as ops:
+            assert ops.execute("SELECT amp.usage_report() LIKE %s", [f"%<bdi>{shown}</bdi>%"]).fetchone() == (True,)
+    finally:
+        with cluster.connect() as admin:
+            admin.execute("DROP DATABASE encoded WITH (FORCE)")
