@@ -20,6 +20,11 @@ $$;
 COMMENT ON FUNCTION amp.reviewed_account(text) IS
 'Internal: the account whose tenants may be reviewed by who said mark_caller(); NULL for all tenants, which is for operators. Errors: as managed_account(), TN004 neither operator nor user, 42704.';
 
+CREATE FUNCTION amp.still_in_account(tenants text[], account text) RETURNS text[]
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'amp_still_in_account';
+COMMENT ON FUNCTION amp.still_in_account(text[], text) IS
+'Internal: those of the tenants that are in the account now, whatever the transaction''s snapshot shows: one that was moved away is gone.';
+
 -- One pass over two months of counters. A plan for any two months would be one for a sliver of the table, hence the setting.
 CREATE FUNCTION amp.reviewed_usage(first_day date, account text) RETURNS TABLE (
         tenant_id text, name text, slug text, status text, account_id text, usage jsonb, cost_cents numeric, monthly_limit_cents numeric,
@@ -30,7 +35,7 @@ DECLARE
     previous_day CONSTANT date := first_day - interval '1 month';
     next_day CONSTANT date := first_day + interval '1 month';
     month CONSTANT text := to_char(first_day, 'YYYY-MM');
-    tenants CONSTANT text[] := ARRAY(SELECT t.id FROM amp.tenants t WHERE t.account_id = account);
+    tenants CONSTANT text[] := amp.still_in_account(ARRAY(SELECT t.id FROM amp.tenants t WHERE t.account_id = account), account);
 BEGIN
     RETURN QUERY
     WITH counted AS (
@@ -67,7 +72,7 @@ BEGIN
         SELECT t.id, t.name, t.slug, t.status, t.account_id, u.usage, coalesce(u.cost, 0) AS cost, coalesce(u.previous, 0) AS previous,
                sum(coalesce(u.cost, 0)) OVER () AS total
         FROM amp.tenants t LEFT JOIN used u ON u.tenant_id = t.id
-        WHERE (account IS NULL OR t.account_id = account) AND (t.status <> 'deleted' OR u.cost <> 0)
+        WHERE (account IS NULL OR t.id = ANY (tenants)) AND (t.status <> 'deleted' OR u.cost <> 0)
     )
     SELECT s.id, s.name, s.slug, s.status, s.account_id,
            '{"missions_created": 0, "content_generated": 0, "content_published": 0, "api_calls": 0,

@@ -1,10 +1,35 @@
-//! The function behind `amp.usage_report()`, declared in sql/usage/report.sql.
+//! The functions behind `amp.usage_review()` and `amp.usage_report()`, declared in sql/usage/.
 
 use super::report;
-use crate::error::{Code, Error};
-use crate::function::{raw_function, return_text};
-use pgrx::FromDatum;
+use crate::context::catalog::{self, TENANTS};
+use crate::error::{Code, Error, guarded};
+use crate::function::{raw_function, return_text, text};
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
+use pgrx::{FromDatum, IntoDatum};
+
+raw_function! {
+    /// `amp.still_in_account(tenants text[], account text) → text[]`: those that are in it now. Read anew, whatever the isolation level.
+    amp_still_in_account, pg_finfo_amp_still_in_account, |fcinfo| {
+        // SAFETY: this frame owns nothing; the function is STRICT with a text[] and a text argument.
+        unsafe {
+            let arguments = (*fcinfo).args.as_slice(2);
+            let (tenants, account) = (arguments[0], arguments[1]);
+            guarded(|| {
+                let tenants = <Vec<String>>::from_datum(tenants.value, tenants.isnull).unwrap_or_default();
+                let account = Some(text(account));
+                catalog::at_one_moment(|moment| {
+                    let mut present = Vec::with_capacity(tenants.len());
+                    for tenant in tenants {
+                        if moment.row(&TENANTS, &[&tenant], |row| row.get::<String>(7))?.flatten() == account {
+                            present.push(tenant);
+                        }
+                    }
+                    Ok(present.into_datum().unwrap_or(Datum::null()))
+                })
+            })
+        }
+    }
+}
 
 raw_function! {
     /// `amp.usage_page(report bytea) → text`: the page of a report, which is JSON in UTF-8.

@@ -203,6 +203,18 @@ def test_P6_who_is_no_admin_any_more_reviews_nothing(platform, isolation):
             boss.execute("SELECT count(*) FROM amp.usage_review('2019-03')")
 
 
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_P6_a_tenant_that_is_moved_away_is_in_the_review_no_more(platform, isolation):
+    """The open transaction's snapshot still shows it in the account."""
+    with platform.connect("amp_ops") as ops, client(platform, "acc@example.com") as boss:
+        boss.execute(f"BEGIN ISOLATION LEVEL {isolation}")
+        assert boss.execute("SELECT count(*) FROM amp.usage_review('2019-03')").fetchone() == (len(HOSTILE),)
+        ops.execute("SELECT amp.set_tenant_account('t1', 'rival')")
+        left = [row[0] for row in boss.execute("SELECT tenant_id FROM amp.usage_review('2019-03') ORDER BY 1").fetchall()]
+        assert left == [f"t{i}" for i in range(len(HOSTILE)) if i != 1]
+        assert len(report(boss, MONTH)[1].all("article")) == len(HOSTILE) - 1
+
+
 def test_P1_a_strangers_function_reviews_nothing_for_an_operator(platform):
     """Neither as its owner, who is nobody, nor by the operator's session in which it runs."""
     with platform.connect("amp_owner") as owner:
