@@ -55,7 +55,7 @@ BEGIN
                           WHERE c.tenant_id = r.tenant_id AND c.metric = 'cost_cents'
                             AND c.day >= first_day AND c.day < first_day + interval '1 month'
                           GROUP BY c.day) d) END) ORDER BY r.place), '[]')
-            FROM reviewed r WHERE r.place <= 5000))
+            FROM reviewed r WHERE r.place <= 1000))
     INTO report;
     RETURN amp.usage_page(convert_to(report::text, CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END));
 END
@@ -70,4 +70,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.usage_report(text, text) IS
-'The review of a month, as usage_review(), as an HTML page in one file that loads nothing: totals, a chart of spending against its limit for each of the 100 most expensive tenants, and a table of the 5000 most expensive, which sorts. Errors: as usage_review().';
+'The review of a month, as usage_review(), as an HTML page in one file that loads nothing: totals, a chart of spending against its limit for each of the 100 most expensive tenants, and a table of the 1000 most expensive, which sorts. Errors: as usage_review().';
