@@ -77,6 +77,12 @@ GRANT EXECUTE ON ROUTINE
 -- Statistics: each looks at whose rights are in force.
 GRANT EXECUTE ON FUNCTION amp.stat_tenants_data(), amp.stat_tenants_evicted() TO PUBLIC;
 
+-- The review of all tenants, for operators, or of an account's, for its admins: who called is checked.
+GRANT EXECUTE ON FUNCTION
+    amp.usage_review(text, text), amp.usage_review_for_caller(text, text),
+    amp.usage_report(text, text), amp.usage_report_for_caller(text, text)
+    TO PUBLIC;
+
 -- Approval in one's own tenant.
 GRANT EXECUTE ON FUNCTION
     amp.request_approval(text, text, jsonb), amp.approve(text, text), amp.reject(text, text), amp.approval(text),

@@ -18,7 +18,6 @@
 //! | [`tenants`] | membership and permissions, as decisions read them |
 //! | [`usage`] | counters, idempotency keys, spending limits and their alerts; what each tenant's statements cost |
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
-//! | [`usage`] | what tenants did, counted where it happens |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
 //! | [`compat`] | what differs between PostgreSQL 15 and 18 |
@@ -63,7 +62,9 @@ extension_sql_file!("../sql/usage/limits.sql", name = "limits", requires = ["usa
 extension_sql_file!("../sql/usage/corrections.sql", name = "corrections", requires = ["limits"]);
 extension_sql_file!("../sql/usage/compaction.sql", name = "compaction", requires = ["corrections"]);
 extension_sql_file!("../sql/usage/statistics.sql", name = "statistics", requires = ["compaction"]);
-extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["statistics"]);
+extension_sql_file!("../sql/usage/review.sql", name = "review", requires = ["statistics"]);
+extension_sql_file!("../sql/usage/report.sql", name = "report", requires = ["review"]);
+extension_sql_file!("../sql/isolation/tables.sql", name = "isolation_tables", requires = ["report"]);
 extension_sql_file!("../sql/isolation/registry.sql", name = "registry", requires = ["isolation_tables"]);
 extension_sql_file!("../sql/isolation/policies.sql", name = "policies", requires = ["registry"]);
 extension_sql_file!("../sql/isolation/foreign_keys.sql", name = "foreign_keys", requires = ["policies"]);

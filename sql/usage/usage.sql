@@ -62,20 +62,29 @@ $$;
 COMMENT ON FUNCTION amp.register_metric(text, text) IS
 'Operator: gives a metric a description, and lets it be counted where amp.open_metrics is off. Again: another description. Errors: TN004, 22023 bad name or description, 23505 built in.';
 
+CREATE FUNCTION amp.month_of(period text) RETURNS date
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    month text := coalesce(period, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM'));
+BEGIN
+    IF month !~ '^[0-9]{4}-(0[1-9]|1[0-2])$' OR month < '0001' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid period %L', left(month, 20)),
+            HINT = 'Pass a calendar month (UTC) as YYYY-MM, such as 2024-01.';
+    END IF;
+    RETURN to_date(month, 'YYYY-MM');
+END
+$$;
+COMMENT ON FUNCTION amp.month_of(text) IS 'Internal: the first day of a month given as YYYY-MM; of this one (UTC) if none is. Errors: 22023.';
+
 CREATE FUNCTION amp.usage_document(tenant text, period text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    month text := coalesce(usage_document.period, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM'));
     first_day date;
     totals jsonb;
     monthly_limit jsonb;
 BEGIN
     PERFORM amp.assert_tenant(tenant);
-    IF month !~ '^[0-9]{4}-(0[1-9]|1[0-2])$' OR month < '0001' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid period %L', left(month, 20)),
-            HINT = 'Pass a calendar month (UTC) as YYYY-MM, such as 2024-01.';
-    END IF;
-    first_day := to_date(month, 'YYYY-MM');
+    first_day := amp.month_of(usage_document.period);
     SELECT '{"missions_created": 0, "content_generated": 0, "content_published": 0, "api_calls": 0,
              "llm_tokens_used": 0, "images_generated": 0, "cost_cents": 0}'::jsonb
            || coalesce(jsonb_object_agg(s.metric, s.total), '{}')
@@ -87,7 +96,7 @@ BEGIN
         monthly_limit := 'null';
     END IF;
     RETURN jsonb_build_object(
-        'tenant_id', tenant, 'period', month, 'usage', totals,
+        'tenant_id', tenant, 'period', to_char(first_day, 'YYYY-MM'), 'usage', totals,
         'limits', jsonb_build_object(
             'monthly_limit_cents', monthly_limit,
             'percent_used', CASE WHEN monthly_limit <> 'null'

@@ -17,6 +17,7 @@ mod keys;
 mod limits;
 mod meter;
 mod period;
+mod report;
 mod rows;
 mod slots;
 mod spending;

@@ -12,4 +12,4 @@ def test_demo_holds(cluster):
     assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr
     for line in ("ERROR TN001", "ERROR TN002", "ERROR TN003", "ERROR TN004", "ERROR TN007", "ERROR 23503", "make psql"):
         assert line in demo.stdout
-    assert demo.stdout.count("--- ") == 21
+    assert demo.stdout.count("--- ") == 22
