@@ -43,6 +43,8 @@ INSERT INTO amp.usage_counters (tenant_id, metric, day, slot, amount) VALUES
     ('rev-idle', 'api_calls', '2019-03-15', 1, 5), ('rev-idle', 'cost_cents', '2019-02-15', 1, 400),
     ('rev-rival', 'cost_cents', '2019-03-15', 1, 53493), ('rev-rival', 'cost_cents', '2019-02-15', 1, -3);
 INSERT INTO amp.usage_counters SELECT 'rev-rival', 'm' || i, '2019-03-01', 1, 1 FROM generate_series(1, 150) i;
+INSERT INTO amp.monthly_usage
+SELECT tenant_id, date_trunc('month', day), metric, slot, sum(amount) FROM amp.usage_counters WHERE tenant_id LIKE 'rev-%' GROUP BY 1, 2, 3, 4;
 INSERT INTO amp.alerts VALUES
     ('rev-bob', '2019-03', 80, 2, 3, 7, false, '2019-03-10 10:00+00'), ('rev-bob', '2019-03-10', 100, 2, 2, 7, false, '2019-03-10 09:00+00'),
     ('rev-bob', '2019-02', 80, 2, 3, 7, false, '2019-02-10 10:00+00'), ('rev-bob', '2019-02-28', 80, 2, 3, 7, false, '2019-02-28 10:00+00');
@@ -161,4 +163,5 @@ SELECT p LIKE '%There are no tenants in this account%' AS said FROM amp.usage_re
 -- What others' tests count stays as it was.
 \connect - postgres
 DELETE FROM amp.usage_counters WHERE tenant_id LIKE 'rev-%';
+DELETE FROM amp.monthly_usage WHERE tenant_id LIKE 'rev-%';
 DELETE FROM amp.alerts WHERE tenant_id LIKE 'rev-%';
