@@ -10,6 +10,6 @@ def test_demo_holds(cluster):
     environment = {**os.environ, "PGHOST": cluster.host, "PGUSER": "postgres", "PGDATABASE": "postgres"}
     demo = subprocess.run([ROOT / "examples/amp/demo"], env=environment, capture_output=True, text=True)
     assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr
-    for line in ("ERROR TN001", "ERROR TN002", "ERROR TN003", "ERROR TN004", "ERROR TN007", "ERROR 23503", "make psql"):
+    for line in ("ERROR TN001", "ERROR TN002", "ERROR TN003", "ERROR TN004", "ERROR TN005", "ERROR TN007", "ERROR 23503", "make psql"):
         assert line in demo.stdout
-    assert demo.stdout.count("--- ") == 22
+    assert demo.stdout.count("--- ") == 23
