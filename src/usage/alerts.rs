@@ -30,7 +30,7 @@ use crate::id::Id;
 use pgrx::pg_sys;
 use serde_json::json;
 use std::cell::RefCell;
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 
 unsafe extern "C-unwind" {
     fn Async_Notify(channel: *const c_char, payload: *const c_char);
@@ -169,7 +169,8 @@ fn raise(
     rows::insert(&ALERTS, &mut alert)?;
     if let Some(channel) = limits::alert_channel() {
         let payload = json!({"tenant_id": tenant.as_str(), "period": name, "threshold_percent": threshold.percent});
-        let payload = limits::c_string(&payload.to_string());
+        // JSON has no NUL byte in it.
+        let payload = CString::new(payload.to_string()).unwrap_or_default();
         // SAFETY: NUL-terminated texts, before the transaction's notifications are sent.
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| Async_Notify(channel.as_ptr(), payload.as_ptr())) };
     }

@@ -14,7 +14,7 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::{IntoDatum, pg_sys};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 /// The most tenants whose limits a backend keeps; when full, it starts anew.
 const CAPACITY: usize = 1024;
@@ -217,11 +217,6 @@ pub(super) fn stop_watching(tenant: &Id, period: Period) -> Result<(), Error> {
 
 pub(super) fn text(text: &str) -> pg_sys::Datum {
     text.into_datum().unwrap_or(pg_sys::Datum::null())
-}
-
-/// A NUL-terminated copy of a text that holds no NUL byte.
-pub(super) fn c_string(text: &str) -> CString {
-    CString::new(text).unwrap_or_else(|_| CStr::from_bytes_with_nul(b"\0").unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]
