@@ -50,7 +50,8 @@ GRANT EXECUTE ON FUNCTION
 -- A tenant's document and configuration.
 GRANT EXECUTE ON FUNCTION
     amp.tenant(text), amp.tenant_document_for_caller(text), amp.update_config(jsonb, text), amp.change_config_for_caller(jsonb, text),
-    amp.providers(text), amp.own_config(), amp.providers_of(jsonb, text), amp.secret(text)
+    amp.providers(text), amp.own_config(), amp.providers_of(jsonb, text), amp.secret(text),
+    amp.mark_confidential()
     TO PUBLIC;
 
 -- Everything of a tenant; run with the caller's rights, which the tables' policies look at.

@@ -26,6 +26,11 @@ CREATE FUNCTION amp.newest_secret_key() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_newest_secret_key';
 COMMENT ON FUNCTION amp.newest_secret_key() IS 'Internal: the id of the key that encrypts. Errors: 55000 there is none.';
 
+CREATE FUNCTION amp.mark_confidential() RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_mark_confidential';
+COMMENT ON FUNCTION amp.mark_confidential() IS
+'Internal: the running statement may hold a secret in the clear; if it fails, the server''s log shows the error without it.';
+
 CREATE FUNCTION amp.secret(path text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -44,6 +44,8 @@ pub(crate) enum Code {
     NotReady,
     /// 55000: not in this state.
     WrongState,
+    /// 54000: more than can be dealt with at once.
+    TooMuch,
     /// XX001: what is stored is not what was stored.
     DataCorrupted,
 }
@@ -68,6 +70,7 @@ impl Code {
             Code::NotSupported => b"0A000",
             Code::UndefinedObject => b"42704",
             Code::NotReady | Code::WrongState => b"55000",
+            Code::TooMuch => b"54000",
             Code::DataCorrupted => b"XX001",
         }
     }

@@ -38,7 +38,7 @@ ROUTES = [
 
 STATUS = {
     "TN001": 400, "TN002": 404, "TN003": 403, "TN004": 403, "TN005": 402, "TN006": 409, "TN007": 401, "TN010": 422,
-    "22023": 422, "22P02": 400, "23505": 409, "42704": 404, "55000": 409, "40001": 503,
+    "22023": 422, "22P02": 400, "23505": 409, "42704": 404, "54000": 422, "55000": 409, "40001": 503,
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class Request(BaseHTTPRequestHandler):
                 # A resource under a tenant is used in that tenant; brand elements are shared by their source.
                 tenant = names.get("tenant") or self.headers.get("X-Tenant-ID")
                 if "share_brand" in statement:
-                    tenant = tenant or json.loads(body).get("source_tenant")
+                    tenant = tenant or connection.execute("SELECT %s::jsonb ->> 'source_tenant'", [body]).fetchone()[0]
                 if tenant and not proof["operator"]:
                     connection.execute("SELECT set_config('amp.tenant_id', %s, true)", [tenant])
                 values = {"tenant": None, "body": body, "period": period, "status": status, **names}

@@ -20,6 +20,11 @@ CREATE FUNCTION amp.mark_request() RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_mark_request';
 COMMENT ON FUNCTION amp.mark_request() IS 'Internal: this transaction has to commit within 10 minutes, and cannot be prepared.';
 
+CREATE FUNCTION amp.mark_decision(tenant text, user_id text) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'amp_mark_decision';
+COMMENT ON FUNCTION amp.mark_decision(text, text) IS
+'Internal: this transaction cannot be prepared, and commits only if the user still holds content.approve in the tenant then.';
+
 CREATE FUNCTION amp.from_microseconds(microseconds jsonb) RETURNS timestamptz
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT timestamptz '2000-01-01 00:00:00+00' + nullif(microseconds, 'null')::bigint * interval '1 microsecond'
@@ -324,6 +329,7 @@ BEGIN
                 HINT = 'The rules are in the tenant''s configuration, under "approval".';
         ELSE
     END CASE;
+    PERFORM amp.mark_decision(tenant, person);
     INSERT INTO amp.approval_decisions (request_id, user_id, decision, at, comment)
     VALUES ($1, person, $2, amp.from_microseconds(outcome -> 'at'), $3);
     UPDATE amp.approval_requests r
@@ -343,7 +349,7 @@ CREATE FUNCTION amp.approve(id text, comment text DEFAULT NULL) RETURNS jsonb
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT amp.decide(id, 'approve', comment) $$;
 COMMENT ON FUNCTION amp.approve(text, text) IS
-'content.approve: approves a request of the session''s tenant, if the rules let this user decide now. Returns as approval(); the same again changes nothing. Errors: as tenant_id(), TN003 no user, TN004 not permitted, own request, or not his turn, 42704 unknown, 55000 decided already, 22023 comment too long.';
+'content.approve: approves a request of the session''s tenant, if the rules let this user decide now. Returns as approval(); the same again changes nothing. Who does not hold content.approve any more when he commits has decided nothing. Errors: as tenant_id(), TN003 no user, TN004 not permitted, also at COMMIT, own request, or not his turn, 42704 unknown, 55000 decided already, 22023 comment too long.';
 
 CREATE FUNCTION amp.reject(id text, comment text DEFAULT NULL) RETURNS jsonb
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -114,7 +114,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.brand_context(text) IS
-'content.view: the brand context of the session''s tenant, with what is shared with it: {"tenant_id", "context", "shared": [{"element", "source_tenant", "expires_at", "overridden": paths where the tenant''s own value stands}], "updated_at"}; ISO 8601 times in UTC, updated_at of the tenant''s own part. See docs/brand.md for what takes precedence. Errors: TN001, TN002, TN003 another tenant, TN004.';
+'content.view: the brand context of the session''s tenant, with what is shared with it: {"tenant_id", "context", "shared": [{"element", "source_tenant", "expires_at", "overridden": paths where the tenant''s own value stands}], "updated_at"}; ISO 8601 times in UTC, updated_at of the tenant''s own part. See docs/brand.md for what takes precedence. Errors: TN001, TN002, TN003 another tenant, TN004, 54000 more is shared than can be read.';
 
 -- Changing.
 
@@ -152,7 +152,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.set_brand_context(jsonb, text) IS
-'integrations.manage and content.view: changes the own brand context of the session''s tenant by a JSON merge patch (RFC 7396), up to 2 MB as JSON; what it shares changes with it. Returns as brand_context(). Errors: TN001, TN002, TN003 another tenant, TN004, TN010 no object, too long, too deep, or a number of too many digits.';
+'integrations.manage and content.view: changes the own brand context of the session''s tenant by a JSON merge patch (RFC 7396), up to 2 MB as JSON; what it shares changes with it. Returns as brand_context(). Errors: as that, TN010 no object, too long, too deep, or a number of too many digits.';
 
 -- Sharing.
 

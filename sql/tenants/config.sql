@@ -85,6 +85,7 @@ COMMENT ON FUNCTION amp.change_config_for_caller(jsonb, text) IS 'The work of up
 CREATE FUNCTION amp.update_config(patch jsonb, tenant_id text DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM amp.mark_confidential();
     PERFORM amp.mark_caller();
     RETURN amp.change_config_for_caller(patch, tenant_id);
 END

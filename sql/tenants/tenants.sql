@@ -89,6 +89,7 @@ CREATE FUNCTION amp.create_tenant(
         name text, slug text, config jsonb DEFAULT '{}', id text DEFAULT NULL, account_id text DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM amp.mark_confidential();
     PERFORM amp.mark_caller();
     RETURN amp.add_tenant_for_caller(name, slug, config, id, account_id);
 END

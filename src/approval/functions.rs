@@ -1,5 +1,6 @@
 //! The functions behind approval, declared in sql/approval/requests.sql: they gather what `rules` decides upon.
 
+use super::PERMISSION;
 use super::rules::{self, Decision, Refusal, Request, State, Waiting};
 use crate::context::catalog::{self, APPROVAL_DECISIONS, APPROVAL_REQUESTS, TENANT_CONFIGS};
 use crate::context::resolve;
@@ -13,9 +14,6 @@ use pgrx::pg_sys::{Datum, FunctionCallInfo, NullableDatum};
 use pgrx::{FromDatum, IntoDatum, JsonB};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-
-/// What it takes to decide.
-const PERMISSION: &str = "content.approve";
 
 raw_function! {
     /// `amp.approval_rules(tenant text) → jsonb`
@@ -74,6 +72,23 @@ raw_function! {
     amp_mark_request, pg_finfo_amp_mark_request, |_fcinfo| {
         super::requested();
         Datum::null()
+    }
+}
+
+raw_function! {
+    /// `amp.mark_decision(tenant text, user_id text) → void`
+    amp_mark_decision, pg_finfo_amp_mark_decision, |fcinfo| {
+        // SAFETY: this frame owns nothing; the function is STRICT with two text arguments.
+        unsafe {
+            let arguments = (*fcinfo).args.as_slice(2);
+            guarded(|| {
+                let (tenant, user) = (text(arguments[0]), text(arguments[1]));
+                if let (Some(tenant), Some(user)) = (Id::parse(tenant.as_bytes()), Id::parse(user.as_bytes())) {
+                    super::decided(tenant, user);
+                }
+                Ok(Datum::null())
+            })
+        }
     }
 }
 

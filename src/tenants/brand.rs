@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 /// The longest document, as compact JSON, in bytes.
-const MAX_LEN: usize = 2 * 1024 * 1024;
+pub(super) const MAX_LEN: usize = 2 * 1024 * 1024;
 
 /// The most elements that one call shares.
 const MAX_ELEMENTS: usize = 100;

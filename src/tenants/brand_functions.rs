@@ -16,6 +16,14 @@ use pgrx::pg_sys::{Datum, FunctionCallInfo, NullableDatum};
 use pgrx::{FromDatum, IntoDatum, JsonB, direct_function_call, pg_sys, varlena};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::ffi::CString;
+
+/// The longest document, and the most that may be shared with a tenant in all, in bytes as they are stored. What is unpacked takes up to thirty
+/// times as much, and how many share with a tenant has no bound.
+const MAX_STORED: usize = 16 << 20;
+
+/// The longest patch, in bytes of its text: it may name everything that there is, and bring as much.
+const MAX_PATCH: usize = 2 * brand::MAX_LEN;
 
 /// The longest list of elements that is looked at, in bytes.
 const MAX_REQUEST: usize = 1 << 20;
@@ -24,7 +32,7 @@ const MAX_REQUEST: usize = 1 << 20;
 /// `jsonb` is a jsonb that is not null.
 unsafe fn document(jsonb: NullableDatum) -> Result<Value, Error> {
     // SAFETY: by the contract above.
-    unsafe { document_of("brand context", jsonb, 16 << 20) }
+    unsafe { document_of("brand context", jsonb, MAX_STORED, usize::MAX) }
 }
 
 raw_function! {
@@ -35,8 +43,10 @@ raw_function! {
             let arguments = (*fcinfo).args.as_slice(2);
             let (context, patch) = (arguments[0], arguments[1]);
             guarded(|| {
-                let change = document(patch)?;
-                let exact = direct_function_call::<bool>(pg_sys::jsonb_eq, &[jsonb(change.clone()), Some(patch.value)]);
+                let change = document_of("brand context", patch, MAX_STORED, MAX_PATCH)?;
+                let kept = CString::new(change.to_string()).unwrap_or_default();
+                let kept = direct_function_call::<Datum>(pg_sys::jsonb_in, &[Some(Datum::from(kept.as_ptr()))]);
+                let exact = direct_function_call::<bool>(pg_sys::jsonb_eq, &[kept, Some(patch.value)]);
                 if exact != Some(true) {
                     return Err(Error::new(Code::InvalidDocument, "brand context is not valid")
                         .detail("A number in it has more digits than can be kept.")
@@ -123,8 +133,14 @@ unsafe fn stored<'a>(value: Datum) -> &'a [u8] {
 
 fn unreadable() -> Error {
     Error::new(Code::InvalidDocument, "brand context is not valid")
-        .detail("It was not stored by amp.set_brand_context(), or what is shared makes it longer than 256 MB.")
-        .hint("Change it with amp.set_brand_context(), or end what is shared with amp.unshare_brand().")
+        .detail("It was not stored by amp.set_brand_context().")
+        .hint("Change it with amp.set_brand_context().")
+}
+
+fn too_much() -> Error {
+    Error::new(Code::TooMuch, "more is shared with this tenant than can be read")
+        .detail("The elements that are shared with it may take 16 MB, as they are stored.")
+        .hint("See amp.brand_shares(), and end some of it with amp.unshare_brand().")
 }
 
 raw_function! {
@@ -243,7 +259,7 @@ fn shared_with(tenant: &str) -> Result<Vec<Share>, Error> {
         }
         let Some(account) = account_of(moment, tenant)? else { return Ok(Vec::new()) };
         let mut sources: HashMap<String, Source> = HashMap::new();
-        let mut shares = Vec::new();
+        let (mut shares, mut stored) = (Vec::new(), 0);
         for Recorded { made_in, at, share } in recorded.into_iter().flatten() {
             if made_in != account || expiry::is_past(share.expires) {
                 continue;
@@ -260,6 +276,11 @@ fn shared_with(tenant: &str) -> Result<Vec<Share>, Error> {
             }
             let value = moment.row(&BRAND_ELEMENTS, &[&share.source, &share.element], |row| {
                 let value = row.get::<Datum>(3)?;
+                // SAFETY: the column is a jsonb; reads its header.
+                stored += unsafe { pg_sys::toast_raw_datum_size(value) };
+                if stored > MAX_STORED {
+                    return Some(Err(too_much()));
+                }
                 // SAFETY: the column is a jsonb; the scan holds the row.
                 Some(unsafe { document(NullableDatum { value, isnull: false }) })
             })?;

@@ -35,23 +35,36 @@ raw_function! {
 /// `argument` is a jsonb that is not null.
 pub(super) unsafe fn document(what: &str, argument: pg_sys::NullableDatum) -> Result<Value, Error> {
     // SAFETY: by the contract above.
-    unsafe { document_of(what, argument, 4 << 20) }
+    unsafe { document_of(what, argument, 4 << 20, usize::MAX) }
 }
 
-/// A jsonb of at most `most` bytes as it is stored, which is up to eight times what it is as text: nothing longer is unpacked.
+/// A jsonb of at most `most` bytes as it is stored, which is up to eight times what it is as text, and `most_text` of that: nothing longer is
+/// unpacked.
 ///
 /// # Safety
 /// As [`document`].
-pub(super) unsafe fn document_of(what: &str, argument: pg_sys::NullableDatum, most: usize) -> Result<Value, Error> {
+pub(super) unsafe fn document_of(
+    what: &str,
+    argument: pg_sys::NullableDatum,
+    most: usize,
+    most_text: usize,
+) -> Result<Value, Error> {
+    let too_long = || {
+        Error::new(Code::InvalidDocument, format!("{what} is not valid"))
+            .detail("It is too long.")
+            .hint("Nothing was changed.")
+    };
     // SAFETY: by the contract above; reads its header.
     if unsafe { pg_sys::toast_raw_datum_size(argument.value) } > most {
-        return Err(Error::new(Code::InvalidDocument, format!("{what} is not valid"))
-            .detail("It is too long.")
-            .hint("Nothing was changed."));
+        return Err(too_long());
     }
     // SAFETY: by the contract above; PostgreSQL's own output function.
     let text = unsafe { pgrx::direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(argument.value)]) };
-    serde_json::from_slice(text.unwrap_or_default().to_bytes()).map_err(|_| {
+    let text = text.unwrap_or_default().to_bytes();
+    if text.len() > most_text {
+        return Err(too_long());
+    }
+    serde_json::from_slice(text).map_err(|_| {
         Error::new(Code::InvalidDocument, format!("{what} is not valid"))
             .detail("It is nested too deeply, or a number in it is out of range.")
             .hint("A document has at most 128 levels, and its text is UTF-8.")

@@ -591,6 +591,44 @@ def test_who_decides_does_not_put_off_his_removal(world):
         bob.rollback()
 
 
+LOSES_IT = {
+    "removed": "SELECT amp.remove_user('bob', 't1')",
+    "a viewer": "SELECT amp.set_user_role('bob', 'viewer', 't1')",
+}
+
+
+@pytest.mark.parametrize("loses", LOSES_IT)
+@pytest.mark.parametrize("decides", ["approve", "reject"])
+def test_P6_who_cannot_decide_any_more_does_not_commit_what_he_has_decided(gated, loses, decides):
+    """He keeps a decision open until he is gone: it would count from then on, whenever he commits."""
+    gated.rules(approvers=["bob"], auto_approve_after_hours=24)
+    content = gated.run("SELECT amp.content_of('posts', '1')", user="ann")
+    request = gated.request("ann", "1", json.dumps(content))["id"]
+    with gated.session("bob", autocommit=False) as bob:
+        bob.execute("SAVEPOINT a")
+        bob.execute(f"SELECT amp.{decides}(%s)", [request])
+        bob.execute("RELEASE a")
+        gated.operate(f"{LOSES_IT[loses]}")
+        with raises("TN004", match='user "bob" may not decide about approval requests any more'):
+            bob.commit()
+    assert gated.look(request)["status"] == "pending" and gated.look(request)["decisions"] == []
+    with gated.session("ann") as ann, raises("TN004"):
+        ann.execute("UPDATE posts SET status = 'published' WHERE id = 1")
+
+
+def test_P6_a_decision_is_not_prepared(world):
+    """It could be committed by somebody else, when who decided is gone."""
+    world.rules()
+    request = world.request()["id"]
+    with world.session("bob", autocommit=False) as bob:
+        bob.execute("SELECT amp.approve(%s)", [request])
+        with raises("55000", match="cannot be prepared"):
+            bob.execute("PREPARE TRANSACTION 'later'")
+    with world.session("bob", autocommit=False) as bob:
+        bob.execute("SELECT amp.approve(%s)", [request])
+    assert world.look(request)["status"] == "approved"
+
+
 def test_other_tenants(world):
     request = world.request()["id"]
     with world.session("zed", "t2") as zed:

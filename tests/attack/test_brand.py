@@ -41,6 +41,27 @@ def one(session, sql, *args):
     return session.execute(sql, args or None).fetchone()[0]
 
 
+def blocks(session, sql):
+    """How many blocks a query looks at, in tables and indexes, once it has been run before."""
+    one(session, sql)
+    plan = one(session, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}")[0]["Plan"]
+    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+
+
+def test_a_large_document_is_read_once(brand):
+    """A megabyte that does not compress: the merged document looks at no more blocks than its row, but for a few."""
+    with enter(brand, "prod", "pia") as prod:
+        prod.execute("""SELECT amp.set_brand_context(jsonb_build_object('big', jsonb_object_agg('k' || n, md5(n::text) || md5(n::text || 'x'))))
+                        FROM generate_series(1, 12000) n""")
+        row = blocks(prod, "SELECT length(document::text) FROM amp.brand_contexts")
+        merged = blocks(prod, "SELECT length(amp.brand_context()::text)")
+        assert one(prod, "SELECT length(amp.brand_context()::text)") > 900_000
+        assert row > 100 and merged < row + 60
+        assert one(prod, READ)["voice"] == {"personality": "warm"}
+        prod.execute("SELECT amp.unshare_brand('corp', 'prod')")
+        assert blocks(prod, "SELECT length(amp.brand_context()::text)") < row + 60
+
+
 ENDS = {
     "taken back by the source": lambda db: enter(db, "corp", "ann").execute("SELECT amp.unshare_brand('corp', 'prod')"),
     "taken back by the target": lambda db: enter(db, "prod", "pia").execute("SELECT amp.unshare_brand('corp', 'prod')"),

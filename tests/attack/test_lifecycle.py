@@ -856,6 +856,15 @@ def test_an_export_runs_the_code_of_who_exports(db):
             admin.execute("REVOKE amp_owner FROM amp_svc")
 
 
+def test_a_default_of_the_owners_does_not_stand_in_the_way_of_an_export(db):
+    """Who writes runs it, not who reads."""
+    with db.connect("amp_owner") as owner:
+        owner.execute("CREATE FUNCTION next_number() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        owner.execute("ALTER TABLE clients ADD number int, ALTER number SET DEFAULT next_number()")
+    with as_tenant(db, user="ann") as session:
+        assert sum(line.get("table") == "public.clients" for line in export(session)) == 30
+
+
 def test_only_who_may_export_locks_tables_by_it(db):
     with db.connect("amp_client") as client, pytest.raises(psycopg.Error) as refused:
         client.execute("SELECT amp.mark_caller(), amp.assert_reads_plainly('clients')")

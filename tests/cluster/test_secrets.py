@@ -226,6 +226,67 @@ def test_the_clear_text_is_in_no_table_file_wal_log_or_dump(db, server):
         assert "metricool.token" in json.dumps(log) and not any(text.decode() in json.dumps(log) for text in texts)
 
 
+def test_the_whole_document_of_the_products_description(db):
+    """Every key of it; the description shows the token as encrypted, and so does this."""
+    config = {
+        "metricool": {"enabled": True, "token": "encrypted_token", "blog_id": "xxx"},
+        "provider_routing": {"llm_preference": "claude", "image_preference": "openai", "fallback_enabled": True},
+        "cost_limits": {"monthly_limit_cents": 500000, "alert_threshold_percent": 80},
+        "approval": {"require_approval": True, "auto_approve_after_hours": 48, "approvers": ["ada", "olga"]},
+    }
+    usage = {"missions_created": 5, "content_generated": 234, "api_calls": 12456, "cost_cents": 23400}
+    store(db, {"config": config})
+    with db.connect() as admin:
+        admin.execute("UPDATE amp.tenants SET name = 'Acme Corporation', slug = 'acme-corp', created_at = '2024-01-01Z' WHERE id = 'ant'")
+        admin.execute("UPDATE amp.tenants SET updated_at = '2024-01-15 10:30Z'; UPDATE amp.tenant_configs SET updated_at = '2024-01-15 10:30Z'")
+    with session(db) as service:
+        service.execute("SET TimeZone = 'Asia/Tokyo'")
+        for metric, amount in usage.items():
+            service.execute("SELECT amp.record_usage(%s, %s)", [metric, amount])
+        assert service.execute("SELECT amp.tenant()").fetchone()[0] == {
+            "id": "ant",
+            "name": "Acme Corporation",
+            "slug": "acme-corp",
+            "status": "active",
+            "config": config | {"metricool": {"enabled": True, "token": "encrypted", "blog_id": "xxx"}},
+            "usage": {"current_month": usage},
+            "created_at": "2024-01-01T00:00:00Z",
+            "updated_at": "2024-01-15T10:30:00Z",
+        }
+        assert secret(service) == "encrypted_token"
+
+
+REFUSED = {
+    "not permitted": ("olga", "SELECT amp.update_config('{config}')", "TN004"),
+    "of another tenant": ("ada", "SELECT amp.update_config('{config}', 'bee')", "TN003"),
+    "its slug is taken": (None, "SELECT amp.create_tenant('Three', 'bees', '{config}')", "23505"),
+    "its slug is taken, by a body": (
+        None, "SELECT amp.create_tenant('{{\"name\": \"Three\", \"slug\": \"bees\", \"config\": {config}}}'::jsonb)", "23505"),
+    "by a time-out": ("ada", "SET statement_timeout = '1s'; SELECT amp.update_config('{config}'), pg_sleep(60)", "57014"),
+    "by what comes after": ("ada", "SELECT amp.update_config('{config}'); SELECT 1 / 0", "22012"),
+    "in a block": ("olga", "DO $$BEGIN EXECUTE 'SELECT amp.update_config(''{config}'')'; END$$", "TN004"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_refused_statement_leaves_its_secret_out_of_the_log(db, server, why):
+    """The server writes a statement that fails to its log, and the functions that it came through."""
+    user, statement, error = REFUSED[why]
+    with db.connect("amp_ops") as ops:
+        ops.execute("SELECT amp.create_tenant('Bees', 'bees')")
+    literal = "s3cret-in-a-refused-statement"
+    statement = statement.format(config=json.dumps({"metricool": {"token": literal}}))
+    before = len(Path(server.log).read_bytes())
+    with session(db, user=user) if user else db.connect("amp_ops") as connection:
+        with raises(error) as refused:
+            connection.execute(statement)
+        with raises("42P01"):
+            connection.execute("SELECT 'the next one is shown' FROM nowhere")
+    log = Path(server.log).read_bytes()[before:].decode()
+    assert refused.value.diag.message_primary in log and literal not in log
+    assert "the next one is shown" in log
+
+
 def test_P12_a_restored_database_opens_its_secrets_with_the_same_file(db, server, keys):
     store(db)
     copy = Database(server, f"{db.name}_copy")

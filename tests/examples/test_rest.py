@@ -327,6 +327,9 @@ MISTAKES = [
     ("PUT", "/v1/tenants/tnt_xxx/users/user_yyy", "$AMP_API_KEY", {"rule": "admin"}, 422, "TN010"),
     ("PUT", "/v1/auth/settings", "$AMP_API_KEY", {"default_tenant_id": "tnt_zzz"}, 403, "TN003"),
     ("PUT", "/v1/auth/settings", "$AMP_API_KEY", {"default": "tnt_yyy"}, 422, "TN010"),
+    ("POST", "/v1/brand/share", "$AMP_API_KEY", '{"source_tenant": ', 400, "22P02"),
+    ("POST", "/v1/brand/share", "$AMP_API_KEY", "[]", 422, "TN010"),
+    ("POST", "/v1/brand/share", "$AMP_API_KEY", {"source_tenant": 5, "target_tenant": "tnt_yyy", "elements": []}, 403, "TN003"),
 ]
 
 
