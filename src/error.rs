@@ -40,6 +40,8 @@ pub(crate) enum Code {
     NotReady,
     /// 55000: not in this state.
     WrongState,
+    /// 53400: there is room for no more.
+    NoRoom,
     /// XX001: what is stored is not what was stored.
     DataCorrupted,
 }
@@ -62,6 +64,7 @@ impl Code {
             Code::InvalidKey => b"22P02",
             Code::UndefinedObject => b"42704",
             Code::NotReady | Code::WrongState => b"55000",
+            Code::NoRoom => b"53400",
             Code::DataCorrupted => b"XX001",
         }
     }

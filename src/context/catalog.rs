@@ -58,6 +58,8 @@ pub(crate) const USAGE_COUNTERS: Table = Table { name: c"usage_counters", index:
 pub(crate) const MONTHLY_SPENDING: Table = Table { name: c"monthly_spending", index: c"monthly_spending_pkey" };
 /// (tenant_id, idempotency_key, metric, amount, recorded_at)
 pub(crate) const USAGE_KEYS: Table = Table { name: c"usage_keys", index: c"usage_keys_pkey" };
+/// (tenant_id, ...)
+pub(crate) const PURGES: Table = Table { name: c"purges", index: c"purges_pkey" };
 /// (name, ...)
 pub(crate) const METRICS: Table = Table { name: c"metrics", index: c"metrics_pkey" };
 /// (tenant_id, monthly_limit_cents, daily_limit_cents, alert_threshold_percent, hard_stop, version)
@@ -65,7 +67,8 @@ pub(crate) const SPENDING_LIMITS: Table = Table { name: c"spending_limits", inde
 /// (tenant_id, version)
 pub(crate) const SETTLED_LIMITS: Table = Table { name: c"settled_limits", index: c"settled_limits_pkey" };
 /// (tenant_id, period, threshold_cents)
-pub(crate) const SPENDING_WATCHES: Table = Table { name: c"spending_watches", index: c"spending_watches_tenant_id_idx" };
+pub(crate) const SPENDING_WATCHES: Table =
+    Table { name: c"spending_watches", index: c"spending_watches_tenant_id_idx" };
 /// (tenant_id, period, threshold_percent, threshold_cents, limit_cents, spent_cents, hard_stop, raised_at)
 pub(crate) const ALERTS: Table = Table { name: c"alerts", index: c"alerts_pkey" };
 
@@ -197,6 +200,13 @@ pub(crate) fn row<T>(table: &Table, key: &[&str], read: impl FnMut(&Row) -> T) -
     Ok(rows(table, key, read)?.pop())
 }
 
+/// Whether there is a row with this key, or one that a transaction under way is adding.
+pub(crate) fn is_there_or_coming(table: &Table, key: &[&str]) -> Result<bool, Error> {
+    let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+    // SAFETY: a dirty snapshot is a plain value that the look-up fills in (InitDirtySnapshot); it is not registered.
+    Ok(!unsafe { scan(&mut dirty, table, key, |_| ()) }?.is_empty())
+}
+
 /// One moment, as new as a catalog snapshot: for look-ups that have to agree with each other.
 pub(crate) struct Moment(pg_sys::Snapshot);
 
@@ -225,7 +235,7 @@ impl Moment {
 }
 
 /// # Safety
-/// `snapshot` is null or registered.
+/// `snapshot` is null, registered, or a dirty one.
 unsafe fn scan<T>(
     snapshot: pg_sys::Snapshot,
     table: &Table,

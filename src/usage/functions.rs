@@ -9,8 +9,8 @@ use crate::context::resolve;
 use crate::error::{Code, Error, guarded};
 use crate::function::{raw_function, text};
 use crate::id::Id;
-use pgrx::pg_sys::{self, Datum, FunctionCallInfo, NullableDatum};
 use pgrx::FromDatum;
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo, NullableDatum};
 
 /// The most that is added at once: with a bound, nobody fills up a counter for the others; a bigint holds nine million times as much.
 const MAX_AMOUNT: i64 = 1_000_000_000_000;
@@ -152,8 +152,13 @@ fn add(tenant: &Id, metric: &str, amount: i64) -> Result<(), Error> {
     if metric == COST {
         return spending::charge(tenant, amount);
     }
-    let (locks, series) = (Locks::of(tenant), Series::of_day(tenant, metric, Day::of_transaction()));
-    let slot = locks.take_any(Kind::Count);
+    count(tenant, metric, Day::of_transaction(), amount)
+}
+
+/// Adds to a counter of anything but spending.
+pub(super) fn count(tenant: &Id, metric: &str, day: Day, amount: i64) -> Result<(), Error> {
+    let series = Series::of_day(tenant, metric, day);
+    let slot = Locks::of(tenant).take_any(Kind::Count);
     series.add(&series.row(slot)?, amount)
 }
 
@@ -165,8 +170,11 @@ fn subtract(tenant: &Id, metric: &str, day: Day, amount: i64) -> Result<(), Erro
     let counter = Series::of_day(tenant, metric, day);
     let counted = counter.sum()?;
     if counted < amount {
-        return Err(Error::new(Code::InvalidValue, format!("cannot take {amount} out of {metric}: {counted} were counted that day"))
-            .hint("Pass the day on which it was counted, and at most what was."));
+        return Err(Error::new(
+            Code::InvalidValue,
+            format!("cannot take {amount} out of {metric}: {counted} were counted that day"),
+        )
+        .hint("Pass the day on which it was counted, and at most what was."));
     }
     let take_out = |series: &Series, kind: Kind| {
         let free = (0..CAPPED).find(|slot| locks.try_slot(kind, *slot).is_some());
@@ -217,7 +225,9 @@ unsafe fn metric(argument: NullableDatum) -> Result<String, Error> {
 
 fn is_metric(metric: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    metric.len() <= 50 && metric.bytes().all(word) && metric.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
+    metric.len() <= 50
+        && metric.bytes().all(word)
+        && metric.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
 }
 
 /// # Safety

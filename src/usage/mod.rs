@@ -4,6 +4,7 @@
 //! write the same row and never wait for each other's open transactions; what a transaction counted is there if it commits and gone
 //! if it does not, as its rows are. How a limit is kept by slots that know nothing of each other is said, and argued for, in
 //! [`spending`]; how one alert is raised however many sessions cross a threshold together, in [`alerts`].
+//! Usage that a rollback does not take back waits in shared memory for a worker that writes it: [`immediate`].
 //!
 //! Rows are read by fresh snapshots and written past the executor, as PostgreSQL writes its catalogs: it takes the instructions of one
 //! more UPDATE, not of ten, works the same under every isolation level, and needs nobody's privileges. The tenant is the verified one
@@ -21,5 +22,6 @@ mod spending;
 
 pub(crate) fn init() {
     alerts::init();
+    immediate::init();
     limits::init();
 }
