@@ -16,6 +16,8 @@ use crate::error::{Code, Error};
 use crate::id::Id;
 use crate::identity::proof::{self, By, Proof};
 use crate::identity::{self, expiry};
+use crate::inline::Text;
+use crate::worker;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, SignalWakeFlags};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
@@ -43,26 +45,6 @@ static NOTES: PgLwLock<Notes> = unsafe { PgLwLock::new(c"amp_tenancy_audit") };
 
 /// The key whose use this backend noted last, and when.
 static LAST_USED: Local<Cell<Option<(proof::Name, i64)>>> = Local::new(Cell::new(None));
-
-/// A text kept inline, cut to fit.
-#[derive(Clone, Copy, PartialEq)]
-struct Text<const N: usize> {
-    len: usize,
-    bytes: [u8; N],
-}
-
-impl<const N: usize> Text<N> {
-    fn new(text: &str) -> Text<N> {
-        let len = (0..=text.len().min(N)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        let mut bytes = [0; N];
-        bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
-        Text { len, bytes }
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
-    }
-}
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq)]
@@ -314,7 +296,7 @@ pub extern "C-unwind" fn amp_audit_worker(database: pg_sys::Datum) {
     // SAFETY: the argument is what `note` passed.
     let database = unsafe { pg_sys::Oid::from_datum(database, false) }.unwrap_or(pg_sys::InvalidOid);
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
-    settle();
+    worker::settle();
     while BackgroundWorker::wait_latch(Some(Duration::from_secs(1))) {
         let taken = NOTES.exclusive().take(database, expiry::now());
         let Some((notes, lost)) = taken else {
@@ -322,31 +304,6 @@ pub extern "C-unwind" fn amp_audit_worker(database: pg_sys::Datum) {
         };
         if !notes.is_empty() {
             BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| write(&notes, lost)));
-        }
-    }
-}
-
-/// Whoever owns the database may have given its sessions other settings: a role that may not write, for instance.
-fn settle() {
-    for (name, value) in [
-        (c"role", c"none"),
-        (c"search_path", c"pg_catalog, pg_temp"),
-        (c"default_transaction_read_only", c"off"),
-        (c"default_transaction_isolation", c"read committed"),
-        (c"row_security", c"on"),
-        (c"statement_timeout", c"0"),
-        (c"lock_timeout", c"1s"),
-        (c"session_replication_role", c"origin"),
-        (c"synchronous_commit", c"local"),
-    ] {
-        // SAFETY: NUL-terminated names and values of settings that every server has.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            );
         }
     }
 }
@@ -497,10 +454,5 @@ mod tests {
         assert_eq!(written, BURST as usize);
         notes.add(note(1, "later", 2_000_000));
         assert_eq!(notes.take(one(), 2_500_001).unwrap().0.len(), 1);
-    }
-
-    #[test]
-    fn a_text_is_cut_between_characters() {
-        assert_eq!(Text::<3>::new("aéé").as_str(), "aé");
     }
 }

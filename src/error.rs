@@ -46,6 +46,8 @@ pub(crate) enum Code {
     WrongState,
     /// 54000: more than can be dealt with at once.
     TooMuch,
+    /// 53400: there is room for no more.
+    NoRoom,
     /// XX001: what is stored is not what was stored.
     DataCorrupted,
 }
@@ -71,6 +73,7 @@ impl Code {
             Code::UndefinedObject => b"42704",
             Code::NotReady | Code::WrongState => b"55000",
             Code::TooMuch => b"54000",
+            Code::NoRoom => b"53400",
             Code::DataCorrupted => b"XX001",
         }
     }

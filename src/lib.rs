@@ -20,6 +20,7 @@
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
+//! | [`inline`], [`worker`] | texts for shared memory; what background workers have in common |
 //! | [`compat`] | what differs between PostgreSQL 15 and 18 |
 
 use pgrx::prelude::*;
@@ -33,9 +34,11 @@ mod error;
 mod function;
 mod id;
 mod identity;
+mod inline;
 mod secrets;
 mod tenants;
 mod usage;
+mod worker;
 
 pgrx::pg_module_magic!(name = c"amp_tenancy", version = c"0.1.0");
 

@@ -60,6 +60,8 @@ pub(crate) const USAGE_COUNTERS: Table = Table { name: c"usage_counters", index:
 pub(crate) const MONTHLY_USAGE: Table = Table { name: c"monthly_usage", index: c"monthly_usage_pkey" };
 /// (tenant_id, idempotency_key, metric, amount, recorded_at)
 pub(crate) const USAGE_KEYS: Table = Table { name: c"usage_keys", index: c"usage_keys_pkey" };
+/// (tenant_id, ...)
+pub(crate) const PURGES: Table = Table { name: c"purges", index: c"purges_pkey" };
 /// (name, ...)
 pub(crate) const METRICS: Table = Table { name: c"metrics", index: c"metrics_pkey" };
 /// (tenant_id, monthly_limit_cents, daily_limit_cents, alert_threshold_percent, hard_stop, version)
@@ -250,6 +252,13 @@ impl Key for pg_sys::Oid {
     }
 }
 
+/// Whether there is a row with this key, or one that a transaction under way is adding.
+pub(crate) fn is_there_or_coming(table: &Table, key: &[&str]) -> Result<bool, Error> {
+    let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+    // SAFETY: a dirty snapshot is a plain value that the look-up fills in (InitDirtySnapshot); it is not registered.
+    Ok(!unsafe { scan(&mut dirty, table, key, |_| ()) }?.is_empty())
+}
+
 /// One moment, as new as a catalog snapshot: for look-ups that have to agree with each other.
 pub(crate) struct Moment(pg_sys::Snapshot);
 
@@ -278,7 +287,7 @@ impl Moment {
 }
 
 /// # Safety
-/// `snapshot` is null or registered; the table's key is of type `K`.
+/// `snapshot` is null, registered, or a dirty one; the table's key is of type `K`.
 unsafe fn scan<K: Key, T>(
     snapshot: pg_sys::Snapshot,
     table: &Table,

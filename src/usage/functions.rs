@@ -152,7 +152,11 @@ fn add(tenant: &Id, metric: &str, amount: i64) -> Result<(), Error> {
     if metric == COST {
         return spending::charge(tenant, amount);
     }
-    let day = Day::of_transaction();
+    count(tenant, metric, Day::of_transaction(), amount)
+}
+
+/// Adds to a counter of anything but spending.
+pub(super) fn count(tenant: &Id, metric: &str, day: Day, amount: i64) -> Result<(), Error> {
     let slot = Locks::of(tenant).take_any(Kind::Count);
     for series in [Series::of_day(tenant, metric, day), Series::of_month(tenant, metric, day.month())] {
         series.add(&series.row(slot)?, amount)?;

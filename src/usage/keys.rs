@@ -16,8 +16,21 @@ enum Found {
     Nothing,
     /// It counted so much of a metric.
     Counted(String, i64),
-    /// This transaction is about to count it.
+    /// It counts so much of a metric if this transaction commits.
+    Own(String, i64),
+    /// That transaction is about to count it.
     UnderWay(pg_sys::TransactionId),
+}
+
+/// How noting a key without waiting ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    Now,
+    Before,
+    /// It was used for something else.
+    Otherwise,
+    /// Somebody has it under way.
+    Busy,
 }
 
 /// Notes what a key counts. False if it has counted just that before. Errors: 22023 it was used for something else.
@@ -32,15 +45,12 @@ pub(super) fn note(tenant: &Id, key: &str, metric: &str, amount: i64) -> Result<
         locks.stop_excluding(Kind::Key, 0);
         match found {
             Found::Nothing => return Ok(true),
-            Found::Counted(known, of) if (known.as_str(), of) == (metric, amount) => return Ok(false),
-            Found::Counted(known, of) => {
-                let shown = key.replace('\'', "''");
-                return Err(Error::new(
-                    Code::InvalidValue,
-                    format!("idempotency key '{shown}' was used for something else"),
-                )
-                .detail(format!("It counted {of} of {known}; now asked for {amount} of {metric}."))
-                .hint("Use a new key for every new event."));
+            Found::Counted(known, of) | Found::Own(known, of) => {
+                return if (known.as_str(), of) == (metric, amount) {
+                    Ok(false)
+                } else {
+                    Err(used(key, &known, of, metric, amount))
+                };
             }
             Found::UnderWay(transaction) => {
                 // SAFETY: waits until that transaction, or the savepoint that it is, has ended.
@@ -55,6 +65,41 @@ pub(super) fn note(tenant: &Id, key: &str, metric: &str, amount: i64) -> Result<
             }
         }
     }
+}
+
+/// Notes what a key counts, waiting for nobody.
+pub(super) fn try_note(tenant: &Id, key: &str, metric: &str, amount: i64) -> Result<Noted, Error> {
+    let locks = Locks::of_key(tenant, key);
+    if locks.try_slot(Kind::Key, 0).is_none() {
+        return Ok(Noted::Busy);
+    }
+    let noted = match find(tenant, key)? {
+        Found::Nothing => {
+            insert(tenant, key, metric, amount)?;
+            Noted::Now
+        }
+        Found::UnderWay(_) => Noted::Busy,
+        Found::Counted(known, of) | Found::Own(known, of) if (known.as_str(), of) == (metric, amount) => Noted::Before,
+        Found::Counted(..) | Found::Own(..) => Noted::Otherwise,
+    };
+    locks.stop_excluding(Kind::Key, 0);
+    Ok(noted)
+}
+
+/// What a key has counted for good.
+pub(super) fn counted(tenant: &Id, key: &str) -> Result<Option<(String, i64)>, Error> {
+    Ok(match find(tenant, key)? {
+        Found::Counted(known, of) => Some((known, of)),
+        Found::Nothing | Found::Own(..) | Found::UnderWay(_) => None,
+    })
+}
+
+/// 22023: a key was used for something else.
+pub(super) fn used(key: &str, known: &str, of: i64, metric: &str, amount: i64) -> Error {
+    let shown = key.replace('\'', "''");
+    Error::new(Code::InvalidValue, format!("idempotency key '{shown}' was used for something else"))
+        .detail(format!("It counted {of} of {known}; now asked for {amount} of {metric}."))
+        .hint("Use a new key for every new event.")
 }
 
 /// Looks for a key, among what others have not committed yet, too.
@@ -89,10 +134,13 @@ fn find(tenant: &Id, key: &str) -> Result<Found, Error> {
             found = if dirty.xmin != pg_sys::InvalidTransactionId {
                 Found::UnderWay(dirty.xmin)
             } else {
-                Found::Counted(
-                    String::from_datum(metric, no_metric).unwrap_or_default(),
-                    i64::from_datum(amount, no_amount).unwrap_or_default(),
-                )
+                let metric = String::from_datum(metric, no_metric).unwrap_or_default();
+                let amount = i64::from_datum(amount, no_amount).unwrap_or_default();
+                if pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin) {
+                    Found::Own(metric, amount)
+                } else {
+                    Found::Counted(metric, amount)
+                }
             };
         }
         pg_sys::systable_endscan(scan);

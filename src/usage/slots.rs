@@ -182,6 +182,22 @@ impl Locks {
     }
 }
 
+/// Makes this process the one that writes what is pending in its database, until it ends. False while another one is.
+pub(super) fn become_writer() -> bool {
+    let tag = LOCKTAG {
+        // SAFETY: reads a variable of the backend.
+        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field2: 0,
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_USERLOCK as u8,
+        // The other method: such a lock is the session's, whatever becomes of its transactions, and is let go after the last of them.
+        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    };
+    // SAFETY: a complete tag.
+    unsafe { pg_sys::LockAcquire(&tag, EXCLUSIVE, true, true) != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL }
+}
+
 /// Tenants' hashes, with the slots of the day and of the month.
 static LAST: Local<[Cell<(u64, u16, u16)>; 64]> = Local::new([const { Cell::new((0, 0, 0)) }; 64]);
 
