@@ -83,19 +83,20 @@ def milliseconds(server, statement, executions=200):
 
 def growth(server, sizes):
     """Instructions of a count and of a document, by the rows in amp.usage_counters: tenants x metrics x months."""
-    result, rows = {}, 0
+    result, previous = {}, 0
     for size in sizes:
         with server.running():
             server.sql(f"""
                 INSERT INTO amp.usage_counters
                 SELECT 'grown_' || n / 84, (ARRAY['api_calls','llm_tokens_used','cost_cents','images_generated','missions_created','content_generated','content_published'])[n % 7 + 1],
                        (date '2020-01-01' + ((n / 7) % 12) * interval '1 month')::date, 0, n
-                FROM generate_series({rows}, {size - 1}) n;""")
+                FROM generate_series({previous}, {size - 1}) n;""")
             server.sql(f"""
                 INSERT INTO amp.monthly_usage SELECT tenant_id, day, metric, slot, amount FROM amp.usage_counters
-                WHERE tenant_id LIKE 'grown%' AND split_part(tenant_id, '_', 2)::bigint >= {rows // 84};""")
+                WHERE tenant_id LIKE 'grown%' AND split_part(tenant_id, '_', 2)::bigint >= {previous // 84}
+                ON CONFLICT DO NOTHING;""")
             server.sql("VACUUM ANALYZE amp.usage_counters; VACUUM ANALYZE amp.monthly_usage;")
-            rows = size
+            previous = size
         with server.counting():
             few = [s for s in STATEMENTS if s.name in ("record", "far", "document")]
             result[size] = {statement: counter.instructions(server, job(statement)) for statement in few}
