@@ -635,9 +635,14 @@ fn check(database: pg_sys::Oid) {
     }
 }
 
+unsafe extern "C-unwind" {
+    // Whose binding does not say in every version that it does not return.
+    fn proc_exit(code: c_int) -> !;
+}
+
 fn end_and_come_back() -> ! {
     // SAFETY: nothing is held. With another code than 0 the postmaster starts a worker again.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { proc_exit(1) }
 }
 
 fn serve(database: pg_sys::Oid) {
