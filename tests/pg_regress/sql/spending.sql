@@ -139,6 +139,12 @@ SELECT status, object, what FROM amp.protect('spending.content', spend => true) 
 CREATE TABLE spending.content_2 PARTITION OF spending.content FOR VALUES FROM (10) TO (20);
 SELECT relation, spend FROM amp.protected_tables WHERE relation::text LIKE 'spending.%' ORDER BY 1;
 SELECT count(*) AS findings FROM amp.doctor() WHERE object LIKE '%spending.%' AND severity = 'error';
+-- What is taken away is found, and what the doctor says puts it back.
+DROP POLICY amp_spend ON spending.content_1;
+SELECT severity, code, object, fix FROM amp.doctor() WHERE object LIKE '%spending.%' AND severity = 'error';
+SELECT fix AS again FROM amp.doctor() WHERE object LIKE '%spending.%' AND severity = 'error' LIMIT 1 \gset
+SELECT count(*) > 0 AS done FROM (:again) f;
+SELECT count(*) AS findings FROM amp.doctor() WHERE object LIKE '%spending.%' AND severity = 'error';
 \connect - regress_service
 SET amp.tenant_id = 'spender2';
 INSERT INTO spending.content (id) VALUES (1), (2), (11);
