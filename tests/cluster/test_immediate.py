@@ -77,7 +77,8 @@ def test_it_survives_whatever_becomes_of_the_transaction(db):
         svc.execute(CALL, [10000, None])
         svc.execute("ROLLBACK; BEGIN ISOLATION LEVEL SERIALIZABLE")
         svc.execute(CALL, [100000, None])
-        svc.execute("PREPARE TRANSACTION 'immediate'; ROLLBACK PREPARED 'immediate'")
+        svc.execute("PREPARE TRANSACTION 'immediate'")
+        svc.execute("ROLLBACK PREPARED 'immediate'")
         eventually(lambda: counted(db), 111111)
         # It is only that call: what is counted by the transaction goes with it.
         with svc.transaction(force_rollback=True):
@@ -385,14 +386,12 @@ def test_a_dropped_extension_takes_what_is_pending_along(db):
 def test_a_dropped_database_takes_what_is_pending_along(server):
     db = server.database()
     tenants(db)
-    with db.connect() as admin, session(db) as svc:
-        oid = admin.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()[0]
-        admin.execute("BEGIN; LOCK amp.usage_counters IN ACCESS EXCLUSIVE MODE")
-        svc.execute(QUICK)
-        time.sleep(0.5)  # the worker waits for the table
-        db.drop()
-    with suppress(psycopg.Error):
-        admin.close()
+    admin, svc = db.connect(), session(db)
+    oid = admin.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()[0]
+    admin.execute("BEGIN; LOCK amp.usage_counters IN ACCESS EXCLUSIVE MODE")
+    svc.execute(QUICK)
+    time.sleep(0.5)  # the worker waits for the table
+    db.drop()
     eventually(lambda: f"1 additions of usage were given up: database {oid} is gone" in open(server.log).read(), True)
 
 
