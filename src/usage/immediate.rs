@@ -52,6 +52,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+unsafe extern "C-unwind" {
+    fn proc_exit(code: c_int) -> !;
+}
+
 /// How many additions wait at most, and how many of them may be one tenant's.
 const CAPACITY: usize = 2048;
 const PER_TENANT: usize = CAPACITY / 8;
@@ -352,9 +356,10 @@ impl Pending {
         true
     }
 
+    /// The worker takes nothing more; another one may be started at once.
     fn close(&mut self, database: pg_sys::Oid) {
         if let Some(place) = self.place(database) {
-            place.closing = true;
+            (place.closing, place.started) = (true, i64::MIN);
         }
     }
 
@@ -637,7 +642,7 @@ fn check(database: pg_sys::Oid) {
 
 fn end_and_come_back() -> ! {
     // SAFETY: nothing is held. With another code than 0 the postmaster starts a worker again.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { proc_exit(1) }
 }
 
 fn serve(database: pg_sys::Oid) {
