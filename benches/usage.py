@@ -42,6 +42,7 @@ STATEMENTS = [
     Statement("nothing", "`SELECT length('x')`", "SELECT length('x');"),
     Statement("record", "`amp.record_usage('api_calls')`", "SELECT amp.record_usage('api_calls');", target=2),
     Statement("key", "`amp.record_usage('api_calls', 1, key)`", "SELECT amp.record_usage('api_calls', 1, :base || ':' || :n);"),
+    Statement("immediate", "`amp.record_usage('api_calls', durability => 'immediate')`", "SELECT amp.record_usage('api_calls', durability => 'immediate');"),
     Statement("charge", "`amp.charge(1)`, no limits", "SELECT amp.charge(1);", target=2),
     Statement("far", "`amp.charge(1)`, far from daily and monthly limit", "SELECT amp.charge(1);", "far", 2),
     Statement("near", "`amp.charge(1)`, at 98 % of both", "SELECT amp.charge(1);", "near"),

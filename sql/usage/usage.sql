@@ -1,4 +1,4 @@
--- Recording and reading usage. Transactional: what a transaction recorded is gone if it rolls back.
+-- Recording and reading usage. Transactional, unless it is asked to be immediate: what a transaction recorded is gone if it rolls back.
 
 CREATE FUNCTION amp.add_usage(tenant text, metric text, amount bigint) RETURNS void
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'amp_add_usage';
@@ -9,7 +9,7 @@ CREATE FUNCTION amp.record_usage(
         metric text, amount bigint DEFAULT 1, idempotency_key text DEFAULT NULL, durability text DEFAULT 'transaction') RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_record_usage';
 COMMENT ON FUNCTION amp.record_usage(text, bigint, text, text) IS
-'Adds to a counter of the session''s tenant for today (UTC, by the start of the transaction); exact, waiting for no other session. True if counted, false if this idempotency key was counted before; a key that somebody else''s open transaction counts is waited for. durability transaction: gone if the transaction rolls back; immediate: kept whatever becomes of it, in the tables within a second (preloaded; not for cost_cents). Errors: as tenant_id(), 22023 bad metric, amount, key or durability, or a key used for another amount, 42704 a metric that is not registered where they have to be, 55000 immediate without preload; cost_cents: as charge().';
+'Adds to a counter of the session''s tenant for today (UTC, by the start of the transaction); exact, waiting for no other session. True if counted, false if this idempotency key was counted before; a key that somebody else''s open transaction counts is waited for. durability transaction: gone if the transaction rolls back; immediate: kept whatever becomes of it, in the tables within a second, or lost if the server crashes before (preloaded; not for cost_cents; keys of 255 bytes). Errors: as tenant_id(), 22023 bad metric, amount, key or durability, or a key used for another amount, 42704 a metric that is not registered where they have to be, immediate: 55000 without preload, 25006 on a standby, 53400 no room or no worker in ten seconds; cost_cents: as charge().';
 
 CREATE FUNCTION amp.charge(cents bigint, idempotency_key text DEFAULT NULL) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_charge';

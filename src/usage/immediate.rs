@@ -52,6 +52,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+unsafe extern "C-unwind" {
+    fn proc_exit(code: c_int) -> !;
+}
+
 /// How many additions wait at most, and how many of them may be one tenant's.
 const CAPACITY: usize = 2048;
 const PER_TENANT: usize = CAPACITY / 8;
@@ -352,9 +356,10 @@ impl Pending {
         true
     }
 
+    /// The worker takes nothing more; another one may be started at once.
     fn close(&mut self, database: pg_sys::Oid) {
         if let Some(place) = self.place(database) {
-            place.closing = true;
+            (place.closing, place.started) = (true, i64::MIN);
         }
     }
 
@@ -821,4 +826,238 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, database: pg_sys::Datum) {
     // SAFETY: what `serve` passed.
     let database = unsafe { pg_sys::Oid::from_datum(database, false) }.unwrap_or(pg_sys::InvalidOid);
     PENDING.exclusive().leave(database, OWN_LATCH.get());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000_000_000;
+
+    fn database(number: u32) -> pg_sys::Oid {
+        pg_sys::Oid::from(number)
+    }
+
+    fn addition(database: u32, tenant: &str, metric: &str, amount: i64) -> Addition {
+        Addition {
+            database: pg_sys::Oid::from(database),
+            tenant: Id::parse(tenant.as_bytes()).unwrap(),
+            metric: Text::new(metric),
+            day: Day(1),
+            key: None,
+            amount,
+            at: NOW,
+        }
+    }
+
+    fn keyed(tenant: &str, key: &str) -> Addition {
+        Addition { key: Some(Text::new(key)), ..addition(1, tenant, "calls", 1) }
+    }
+
+    /// An empty table. Without optimization it is copied on its way into the box: more than a test's stack holds.
+    fn empty() -> Box<Pending> {
+        let made = std::thread::Builder::new().stack_size(16 << 20).spawn(|| Box::new(Pending::new())).unwrap();
+        made.join().unwrap()
+    }
+
+    /// Two databases that are served.
+    fn served() -> Box<Pending> {
+        let mut pending = empty();
+        assert!(pending.serve(database(1), 11, NOW) && pending.serve(database(2), 12, NOW));
+        pending
+    }
+
+    fn indexes(taken: &[(u16, Addition)]) -> Vec<u16> {
+        taken.iter().map(|(index, _)| *index).collect()
+    }
+
+    fn amounts(taken: &[(u16, Addition)]) -> Vec<i64> {
+        taken.iter().map(|(_, addition)| addition.amount).collect()
+    }
+
+    #[test]
+    fn additions_to_one_counter_are_one_entry_until_it_is_taken() {
+        let mut pending = served();
+        for _ in 0..5 {
+            assert_eq!(pending.accept(&addition(1, "a", "calls", 2), None), Accepted::Yes);
+        }
+        pending.accept(&addition(1, "a", "tokens", 7), None);
+        pending.accept(&Addition { day: Day(2), ..addition(1, "a", "calls", 8) }, None);
+        pending.accept(&addition(1, "b", "calls", 9), None);
+        pending.accept(&addition(2, "a", "calls", 100), None);
+        let (taken, more) = pending.take(database(1));
+        assert_eq!((amounts(&taken), more), (vec![10, 7, 8, 9], false));
+        pending.accept(&addition(1, "a", "calls", 3), None);
+        let (beside, _) = pending.take(database(1));
+        assert_eq!(amounts(&beside), [3]);
+        pending.remove(&indexes(&taken));
+        assert_eq!(pending.of_database(database(1)).count(), 1);
+        assert_eq!(amounts(&pending.take(database(2)).0), [100]);
+    }
+
+    #[test]
+    fn what_was_taken_is_pending_again_for_the_next_worker() {
+        let mut pending = served();
+        pending.accept(&addition(1, "a", "calls", 2), None);
+        assert_eq!(pending.take(database(1)).0.len(), 1);
+        assert_eq!(pending.take(database(1)).0.len(), 0);
+        pending.leave(database(1), 11);
+        assert_eq!(pending.accept(&addition(1, "a", "calls", 2), None), Accepted::Wait(For::Worker));
+        pending.serve(database(1), 13, NOW);
+        assert_eq!(amounts(&pending.take(database(1)).0), [2]);
+    }
+
+    #[test]
+    fn a_key_is_pending_once_and_looked_for_again_when_something_was_removed() {
+        let mut pending = served();
+        let looked = |pending: &Pending, new: &Addition| match pending.look(new) {
+            Known::Nothing(removals) => Some(removals),
+            Known::Counts(..) => None,
+        };
+        let (one, other) = (keyed("a", "one"), keyed("a", "other"));
+        let before = looked(&pending, &one);
+        assert_eq!(pending.accept(&one, before), Accepted::Yes);
+        assert_eq!(pending.accept(&one, before), Accepted::Before);
+        assert!(looked(&pending, &one).is_none());
+        let (taken, _) = pending.take(database(1));
+        assert_eq!(pending.accept(&one, before), Accepted::Before);
+        pending.remove(&indexes(&taken));
+        // It may be in the table by now.
+        assert_eq!(pending.accept(&one, before), Accepted::Again);
+        assert_eq!(pending.accept(&other, before), Accepted::Again);
+        assert_eq!(pending.accept(&other, looked(&pending, &other)), Accepted::Yes);
+        // Another tenant's is another key, and a counter without one is none of them.
+        assert!(looked(&pending, &keyed("b", "other")).is_some());
+        pending.accept(&addition(1, "a", "calls", 5), None);
+        assert_eq!(amounts(&pending.take(database(1)).0), [5, 1]);
+    }
+
+    #[test]
+    fn a_tenant_has_his_part_and_the_table_its_end() {
+        let mut pending = served();
+        let mut fill = |tenant: usize| {
+            let mut accepted = 0;
+            for number in 0..=PER_TENANT {
+                let new = keyed(&format!("t{tenant}"), &number.to_string());
+                match pending.accept(&new, None) {
+                    Accepted::Yes | Accepted::Crowded => accepted += 1,
+                    refused => return (accepted, Some(refused)),
+                }
+            }
+            (accepted, None)
+        };
+        for tenant in 0..8 {
+            assert_eq!(fill(tenant), (PER_TENANT, Some(Accepted::Wait(For::TenantsRoom))));
+        }
+        assert_eq!(fill(8), (0, Some(Accepted::Wait(For::Room))));
+        // Everything comes out again, once, and there is as much room as before.
+        let mut seen = vec![false; CAPACITY];
+        for _ in 0..CAPACITY {
+            let (taken, _) = pending.take(database(1));
+            for index in indexes(&taken) {
+                assert!(!std::mem::replace(&mut seen[index as usize], true));
+            }
+            pending.put_back(database(1), &[]);
+            pending.remove(&indexes(&taken));
+        }
+        assert!(seen.iter().all(|seen| *seen) && !pending.has(database(1)));
+        assert_eq!(
+            (0..CAPACITY)
+                .filter(|n| pending.accept(&keyed(&n.to_string(), "k"), None) != Accepted::Wait(For::Room))
+                .count(),
+            CAPACITY
+        );
+    }
+
+    #[test]
+    fn a_sum_that_would_overflow_goes_beside() {
+        let mut pending = served();
+        pending.accept(&addition(1, "a", "calls", i64::MAX - 1), None);
+        pending.accept(&addition(1, "a", "calls", 2), None);
+        assert_eq!(pending.of_database(database(1)).count(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_written_does_not_hold_up_the_rest() {
+        let mut pending = served();
+        for number in 0..100 {
+            pending.accept(&addition(1, &format!("t{number}"), "calls", number), None);
+        }
+        // Whoever writes the amount 50 dies of it.
+        for _ in 0..100 {
+            let (taken, _) = pending.take(database(1));
+            if amounts(&taken).contains(&50) {
+                pending.leave(database(1), 11);
+                pending.serve(database(1), 11, NOW);
+            } else {
+                pending.put_back(database(1), &[]);
+                pending.remove(&indexes(&taken));
+            }
+        }
+        assert_eq!(pending.of_database(database(1)).map(|(_, entry)| entry.addition.amount).collect::<Vec<_>>(), [50]);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_again() {
+        let mut pending = served();
+        pending.accept(&keyed("a", "busy"), None);
+        pending.accept(&keyed("a", "free"), None);
+        let (taken, _) = pending.take(database(1));
+        pending.remove(&[taken[1].0]);
+        pending.put_back(database(1), &[taken[0].0]);
+        assert_eq!(indexes(&pending.take(database(1)).0), [taken[0].0]);
+    }
+
+    #[test]
+    fn one_worker_is_started_and_another_when_it_does_not_come() {
+        let mut pending = empty();
+        assert_eq!(pending.accept(&addition(1, "a", "calls", 1), None), Accepted::Wait(For::Worker));
+        assert_eq!(pending.needs_worker(database(1), NOW), Some(true));
+        assert_eq!(pending.needs_worker(database(1), NOW + STARTING - 1), Some(false));
+        assert_eq!(pending.needs_worker(database(1), NOW + STARTING), Some(true));
+        pending.could_not_start(database(1));
+        assert_eq!(pending.needs_worker(database(1), NOW + STARTING), Some(true));
+        assert_eq!(pending.report(database(1)), Duty::Serve);
+        pending.serve(database(1), 11, NOW);
+        assert_eq!(pending.report(database(1)), Duty::Nothing);
+        assert_eq!(pending.needs_worker(database(1), NOW + 9 * STARTING), Some(false));
+        pending.close(database(1));
+        assert_eq!(pending.accept(&addition(1, "a", "calls", 1), None), Accepted::Wait(For::Worker));
+        assert_eq!(pending.needs_worker(database(1), NOW + 9 * STARTING), Some(true));
+        // A worker that comes back after a crash finds nothing to do.
+        assert_eq!(pending.report(database(2)), Duty::Nothing);
+    }
+
+    #[test]
+    fn a_worker_goes_when_there_is_nothing_and_the_database_is_looked_for_when_none_stays() {
+        let mut pending = served();
+        pending.accept(&addition(1, "a", "calls", 1), None);
+        assert!(!pending.leave_if_done(database(1), 11));
+        assert!(pending.leave_if_done(database(2), 12));
+        assert_eq!(pending.accept(&addition(2, "a", "calls", 1), None), Accepted::Wait(For::Worker));
+        pending.leave(database(1), 11);
+        let duties: Vec<Duty> = (0..4).map(|_| pending.report(database(1))).collect();
+        assert_eq!(duties, [Duty::Serve, Duty::Serve, Duty::Serve, Duty::Check]);
+        assert_eq!(pending.forget(database(1)), 1);
+        assert_eq!(pending.report(database(1)), Duty::Nothing);
+    }
+
+    #[test]
+    fn places_are_for_databases_that_need_one() {
+        let mut pending = empty();
+        for number in 1..=DATABASES as u32 {
+            assert_eq!(pending.needs_worker(database(number), NOW), Some(true));
+        }
+        assert_eq!(pending.needs_worker(database(1000), NOW), None);
+        pending.serve(database(1), 11, NOW);
+        pending.accept(&addition(1, "a", "calls", 1), None);
+        pending.leave(database(1), 11);
+        assert_eq!(pending.needs_worker(database(1000), NOW + PATIENCE), Some(true));
+        assert!(pending.place(database(1)).is_some() && pending.place(database(2)).is_none());
+    }
+
+    #[test]
+    fn it_is_as_large_as_it_says() {
+        assert!((850_000..950_000).contains(&size_of::<Pending>()), "{}", size_of::<Pending>());
+    }
 }

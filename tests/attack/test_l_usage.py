@@ -1,9 +1,46 @@
-"""L. Usage: counting for, and reading of, another tenant. Waiting: L1, L2 (usage that survives a rollback)."""
+"""L. Usage: counting for, and reading of, another tenant; having it uncounted."""
 
+import time
+from contextlib import suppress
+
+import psycopg
 import pytest
 
 from harness import raises
 from world import column
+
+
+def immediately_counted(amp, wanted):
+    with amp.connect() as admin:
+        for _ in range(500):
+            counted = column(admin, "SELECT amount FROM amp.usage_counters WHERE tenant_id = 't1' AND metric = 'api_calls'")
+            if counted == [wanted]:
+                break
+            time.sleep(0.02)
+        assert counted == [wanted]
+
+
+@pytest.mark.parametrize("begin, end", [("BEGIN", "ROLLBACK"), ("BEGIN; SAVEPOINT s", "ROLLBACK TO s; COMMIT"), ("BEGIN", "SELECT 1 / 0")])
+def test_L1_a_rollback_erases_usage(amp, begin, end):
+    """A session calls, and rolls back what was counted."""
+    with amp.connect("amp_svc") as svc:
+        svc.execute(f"SET amp.tenant_id = 't1'; {begin}")
+        svc.execute("SELECT amp.record_usage('api_calls'), amp.record_usage('api_calls', 10, durability => 'immediate')")
+        with suppress(psycopg.errors.DivisionByZero):
+            svc.execute(end)
+        svc.execute("ROLLBACK")
+    immediately_counted(amp, 10)
+
+
+def test_L2_a_read_only_transaction_evades_counting(amp):
+    """A session calls in a transaction that cannot write."""
+    with amp.connect("amp_svc") as svc:
+        svc.execute("SET amp.tenant_id = 't1'; BEGIN READ ONLY")
+        svc.execute("SELECT amp.record_usage('api_calls', 10, durability => 'immediate')")
+        with raises("25006"):
+            svc.execute("SELECT amp.record_usage('api_calls')")
+        svc.execute("ROLLBACK")
+    immediately_counted(amp, 10)
 
 
 def test_L3_other_tenants_counters(amp):
