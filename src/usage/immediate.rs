@@ -53,6 +53,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 unsafe extern "C-unwind" {
+    // Whose binding does not say in every version that it does not return.
     fn proc_exit(code: c_int) -> !;
 }
 
@@ -638,11 +639,6 @@ fn check(database: pg_sys::Oid) {
     if given_up > 0 {
         log!("amp_tenancy: {given_up} additions of usage were given up: database {} is gone", database.to_u32());
     }
-}
-
-unsafe extern "C-unwind" {
-    // Whose binding does not say in every version that it does not return.
-    fn proc_exit(code: c_int) -> !;
 }
 
 fn end_and_come_back() -> ! {
