@@ -66,14 +66,19 @@ const BATCH: u16 = 512;
 /// The longest idempotency key here, in bytes.
 const MAX_KEY: usize = 255;
 
-/// How long one waits for room or for a worker, how long a worker may take to come, how long it stays with nothing to do (less than
-/// the five seconds for which DROP DATABASE waits for it), how long it tries to write everything before it ends, and how long the
-/// creation of a tenant may be under way: in microseconds.
+// In microseconds.
+/// How long one waits for room or for a worker.
 const PATIENCE: i64 = 10_000_000;
+/// How long a worker may take to come, and when another one is tried if none could be started.
 const STARTING: i64 = 1_000_000;
+const START_AGAIN: i64 = 50_000;
+/// How long a worker stays with nothing to do: less than the five seconds for which DROP DATABASE waits for it.
 const IDLE: i64 = 2_000_000;
+/// How long a worker that is ended tries to write everything before.
 const LAST_TRY: i64 = 5_000_000;
+/// How long the creation of a tenant may be under way.
 const CREATING: i64 = 60_000_000;
+
 /// How long a worker sleeps between two batches, and those who wait between two looks, in milliseconds.
 const PAUSE: i64 = 250;
 const STEP: i64 = 10;
@@ -325,10 +330,10 @@ impl Pending {
         Some(true)
     }
 
-    /// A worker could not be started.
-    fn could_not_start(&mut self, database: pg_sys::Oid) {
+    /// A worker could not be started: whoever waits tries again soon, and not all of them at once.
+    fn could_not_start(&mut self, database: pg_sys::Oid, now: i64) {
         if let Some(place) = self.place(database) {
-            place.started = i64::MIN;
+            place.started = now - STARTING + START_AGAIN;
         }
     }
 
@@ -574,7 +579,7 @@ fn ask_for_worker(database: pg_sys::Oid, now: i64) -> bool {
             .set_restart_time(Some(Duration::from_secs(1)))
             .load_dynamic();
         if started.is_err() {
-            PENDING.exclusive().could_not_start(database);
+            PENDING.exclusive().could_not_start(database, now);
         }
     }
     needed.is_some()
@@ -606,7 +611,7 @@ fn pause(milliseconds: i64) {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn amp_usage_worker(database: pg_sys::Datum) {
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGTERM);
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     // SAFETY: the argument is what `ask_for_worker` passed.
     let database = unsafe { pg_sys::Oid::from_datum(database, false) }.unwrap_or(pg_sys::InvalidOid);
     let duty = PENDING.exclusive().report(database);
@@ -679,6 +684,10 @@ fn serve(database: pg_sys::Oid) {
         if BackgroundWorker::sigterm_received() {
             return finish(database);
         }
+        if BackgroundWorker::sighup_received() {
+            // SAFETY: outside of a transaction; what `settle` has set goes before what is in the files.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
         if write_all(database) {
             busy = expiry::now();
         } else if expiry::now() - busy > IDLE && PENDING.exclusive().leave_if_done(database, latch) {
@@ -717,6 +726,8 @@ fn write_all(database: pg_sys::Oid) -> bool {
         some = true;
         let later = BackgroundWorker::transaction(AssertUnwindSafe(|| write(database, &taken)));
         PENDING.exclusive().put_back(database, &later);
+        // SAFETY: outside of a transaction. Without it autovacuum would not hear of what a worker that stays has changed.
+        unsafe { pg_sys::pgstat_report_stat(false) };
         if !more {
             break;
         }
@@ -1010,8 +1021,9 @@ mod tests {
         assert_eq!(pending.needs_worker(database(1), NOW), Some(true));
         assert_eq!(pending.needs_worker(database(1), NOW + STARTING - 1), Some(false));
         assert_eq!(pending.needs_worker(database(1), NOW + STARTING), Some(true));
-        pending.could_not_start(database(1));
-        assert_eq!(pending.needs_worker(database(1), NOW + STARTING), Some(true));
+        pending.could_not_start(database(1), NOW + STARTING);
+        assert_eq!(pending.needs_worker(database(1), NOW + STARTING), Some(false));
+        assert_eq!(pending.needs_worker(database(1), NOW + STARTING + START_AGAIN), Some(true));
         assert_eq!(pending.report(database(1)), Duty::Serve);
         pending.serve(database(1), 11, NOW);
         assert_eq!(pending.report(database(1)), Duty::Nothing);
