@@ -104,6 +104,12 @@ impl Row {
         unsafe { (*self.tuple).t_self }
     }
 
+    /// Whether this transaction has written it.
+    pub(crate) fn is_own(&self) -> bool {
+        // SAFETY: the scan holds the tuple.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*self.tuple).t_data).t_choice.t_heap.t_xmin) }
+    }
+
     /// The value of a column, None when null.
     pub(crate) fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
         let mut null = false;

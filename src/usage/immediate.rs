@@ -22,13 +22,14 @@
 //! come too late are waiting for a worker when they are ended, and have got no answer. Ending a worker (pg_terminate_backend) does the same; the postmaster
 //! starts it again a second later, or whoever waits does at once.
 //!
-//! **Keys.** Whoever brings a key looks for it among what is pending, then in the table, and puts it in only if nothing was removed from memory
-//! meanwhile: what is removed has been committed, and is seen in the table. The worker waits for no transaction that has a key under way: it
-//! comes back to it later. A key that counted in the meantime ('transaction' and 'immediate' used for the same key) is not counted again.
+//! **Keys.** Whoever brings a key holds the key's lock ([`keys::alone`]) while he looks for it among what is pending, then in the table,
+//! and puts it in. So nobody else does meanwhile, in neither durability, and what was removed from memory before is seen in the table. Who
+//! finds that an open transaction counts the key waits for it, as everywhere; a transaction that finds it pending takes it for counted. So the
+//! worker finds no key that somebody has under way, and waits for nobody; if ever it does, it comes back to it later.
 //!
 //! **Room.** [`CAPACITY`] entries, about 0.9 MB. A tenant has at most an eighth of them. Who finds no room waits for ten seconds, and gets an error then;
 //! nothing is dropped. Only where there is nothing to write to is an addition given up, and the log says so: the extension or the
-//! database was dropped, the tenant was purged or its creation rolled back, a key was used for something else.
+//! database was dropped, the tenant was purged.
 
 use super::functions::count;
 use super::keys::{self, Noted};
@@ -67,14 +68,17 @@ const BATCH: u16 = 512;
 /// The longest idempotency key here, in bytes.
 const MAX_KEY: usize = 255;
 
-/// How long one waits for room or for a worker, how long a worker may take to come, how long it stays with nothing to do (less than
-/// the five seconds for which DROP DATABASE waits for it), how long it tries to write everything before it ends, and how long the
-/// creation of a tenant may be under way: in microseconds.
+// In microseconds.
+/// How long one waits for room or for a worker.
 const PATIENCE: i64 = 10_000_000;
+/// How long a worker may take to come, and when another one is tried if none could be started.
 const STARTING: i64 = 1_000_000;
+const START_AGAIN: i64 = 50_000;
+/// How long a worker stays with nothing to do: less than the five seconds for which DROP DATABASE waits for it.
 const IDLE: i64 = 2_000_000;
+/// How long a worker that is ended tries to write everything before.
 const LAST_TRY: i64 = 5_000_000;
-const CREATING: i64 = 60_000_000;
+
 /// How long a worker sleeps between two batches, and those who wait between two looks, in milliseconds.
 const PAUSE: i64 = 250;
 const STEP: i64 = 10;
@@ -100,8 +104,6 @@ struct Addition {
     day: Day,
     key: Option<Text<MAX_KEY>>,
     amount: i64,
-    /// When it was accepted, the first of them if it is a sum.
-    at: i64,
 }
 
 impl Addition {
@@ -164,30 +166,17 @@ struct Pending {
     next: [u16; CAPACITY],
     heads: [u16; CAPACITY],
     free: u16,
-    /// How often something was removed.
-    removals: u64,
     places: [Place; DATABASES],
 }
 
 // SAFETY: plain values; the addresses in it are of shared memory.
 unsafe impl PGRXSharedMemory for Pending {}
 
-/// What was found of a key among what is pending.
-enum Known {
-    /// Nothing, after so many removals.
-    Nothing(u64),
-    Counts(Text<50>, i64),
-}
-
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Accepted {
     Yes,
     /// Yes, and the worker should not sleep on.
     Crowded,
-    /// The key is pending.
-    Before,
-    /// Something was removed since it was looked for: look again.
-    Again,
     Wait(For),
 }
 
@@ -216,7 +205,6 @@ impl Pending {
             next: [NONE; CAPACITY],
             heads: [NONE; CAPACITY],
             free: 0,
-            removals: 0,
             places: [Place::FREE; DATABASES],
         };
         for (index, next) in pending.next[..CAPACITY - 1].iter_mut().enumerate() {
@@ -263,17 +251,15 @@ impl Pending {
         })
     }
 
-    /// Looks for an addition's key.
-    fn look(&self, new: &Addition) -> Known {
+    /// What an addition's key counts, if it is pending.
+    fn look(&self, new: &Addition) -> Option<(Text<50>, i64)> {
         let same = |entry: &&Entry| entry.addition.is_of_tenant(new) && entry.addition.key == new.key;
-        match self.chain(new).map(|(_, entry)| entry).find(same) {
-            Some(entry) => Known::Counts(entry.addition.metric, entry.addition.amount),
-            None => Known::Nothing(self.removals),
-        }
+        let found = self.chain(new).map(|(_, entry)| entry).find(same)?;
+        Some((found.addition.metric, found.addition.amount))
     }
 
-    /// Accepts an addition; with a key, if nothing was removed since it was looked for.
-    fn accept(&mut self, new: &Addition, looked: Option<u64>) -> Accepted {
+    /// Accepts an addition; with a key, if it was looked for.
+    fn accept(&mut self, new: &Addition) -> Accepted {
         if !self.place(new.database).is_some_and(|place| place.is_served()) {
             return Accepted::Wait(For::Worker);
         }
@@ -281,16 +267,10 @@ impl Pending {
         for (index, entry) in self.chain(new).filter(|(_, entry)| entry.addition.is_of_tenant(new)) {
             of_tenant += 1;
             let known = &entry.addition;
-            if known.key.is_some() {
-                if known.key == new.key {
-                    return Accepted::Before;
-                }
-            } else if new.key.is_none() && !entry.taken && (known.metric, known.day) == (new.metric, new.day) {
+            let keyless = known.key.is_none() && new.key.is_none();
+            if keyless && !entry.taken && (known.metric, known.day) == (new.metric, new.day) {
                 same = Some(index);
             }
-        }
-        if looked.is_some_and(|removals| removals != self.removals) {
-            return Accepted::Again;
         }
         if let Some(entry) = same.and_then(|index| self.entries[index as usize].as_mut())
             && let Some(sum) = entry.addition.amount.checked_add(new.amount)
@@ -326,10 +306,10 @@ impl Pending {
         Some(true)
     }
 
-    /// A worker could not be started.
-    fn could_not_start(&mut self, database: pg_sys::Oid) {
+    /// A worker could not be started: whoever waits tries again soon, and not all of them at once.
+    fn could_not_start(&mut self, database: pg_sys::Oid, now: i64) {
         if let Some(place) = self.place(database) {
-            place.started = i64::MIN;
+            place.started = now - STARTING + START_AGAIN;
         }
     }
 
@@ -432,7 +412,6 @@ impl Pending {
             }
             *link = next;
         }
-        self.removals += 1;
     }
 
     /// Gives up everything of a database, and says how many entries that were.
@@ -459,8 +438,8 @@ pub(super) fn init() {
 }
 
 /// Counts, whatever becomes of the transaction. False if this key has counted before.
-/// Errors: 22023 spending, a key that is too long or was used for something else; 55000 not preloaded; 25006 on a standby; 53400 no
-/// room, or no worker, in ten seconds.
+/// Errors: 22023 spending, a key that is too long or was used for something else; 55000 not preloaded, this transaction creates the
+/// tenant or counts the key; 25006 on a standby; 53400 no room, or no worker, in ten seconds.
 pub(super) fn record(tenant: &Id, metric: &str, amount: i64, key: Option<&str>) -> Result<bool, Error> {
     if metric == COST {
         return Err(Error::new(Code::InvalidValue, "cost_cents cannot be counted with durability immediate")
@@ -486,58 +465,79 @@ pub(super) fn record(tenant: &Id, metric: &str, amount: i64, key: Option<&str>) 
     }
     // SAFETY: reads a variable of the backend.
     let database = unsafe { pg_sys::MyDatabaseId };
-    let mut new = Addition {
-        database,
-        tenant: *tenant,
-        metric: Text::new(metric),
-        day: Day::of_transaction(),
-        key: key.map(Text::new),
-        amount,
-        at: expiry::now(),
-    };
-    let until = new.at + PATIENCE;
+    check_created(tenant)?;
+    let new = addition(database, tenant, metric, amount, key);
+    let begun = expiry::now();
     loop {
-        let mut looked = None;
-        if let Some(key) = key {
-            let known = match PENDING.share().look(&new) {
-                Known::Counts(metric, amount) => Some((metric.as_str().to_owned(), amount)),
-                Known::Nothing(removals) => {
-                    looked = Some(removals);
-                    keys::counted(tenant, key)?
+        let accepted = match key {
+            None => PENDING.exclusive().accept(&new),
+            Some(key) => {
+                let accepted = keys::alone(tenant, key, |known| {
+                    // Looked for in the table after that, only if it is not here.
+                    match pending(&new).map_or_else(known, |found| Ok(Some(found)))? {
+                        None => Ok(Ok(PENDING.exclusive().accept(&new))),
+                        Some((known, of)) => Ok(Err((known, of))),
+                    }
+                })?;
+                match accepted {
+                    Ok(accepted) => accepted,
+                    Err((known, of)) if (known.as_str(), of) == (metric, amount) => return Ok(false),
+                    Err((known, of)) => return Err(keys::used(key, &known, of, metric, amount)),
                 }
-            };
-            if let Some((known, of)) = known {
-                return if (known.as_str(), of) == (metric, amount) {
-                    Ok(false)
-                } else {
-                    Err(keys::used(key, &known, of, metric, amount))
-                };
             }
-        }
-        let (accepted, latch) = {
-            let mut pending = PENDING.exclusive();
-            let accepted = pending.accept(&new, looked);
-            (accepted, if accepted == Accepted::Yes { 0 } else { pending.latch(database) })
         };
+        let now = expiry::now();
         let mut awaited = match accepted {
             Accepted::Yes => return Ok(true),
             Accepted::Crowded => {
-                wake(latch);
+                wake(database);
                 return Ok(true);
             }
-            Accepted::Before | Accepted::Again => continue,
             Accepted::Wait(awaited) => awaited,
         };
-        if awaited == For::Worker && !ask_for_worker(database, new.at) {
+        if awaited == For::Worker && !ask_for_worker(database, now) {
             awaited = For::DatabasesRoom;
         }
-        if new.at >= until {
+        if now >= begun + PATIENCE {
             return Err(refuse(tenant, awaited));
         }
-        wake(latch);
+        wake(database);
         pause(STEP);
-        new.at = expiry::now();
     }
+}
+
+fn addition(database: pg_sys::Oid, tenant: &Id, metric: &str, amount: i64, key: Option<&str>) -> Addition {
+    let (tenant, metric, key) = (*tenant, Text::new(metric), key.map(Text::new));
+    Addition { database, tenant, metric, day: Day::of_transaction(), key, amount }
+}
+
+fn pending(addition: &Addition) -> Option<(String, i64)> {
+    let found = PENDING.share().look(addition);
+    found.map(|(metric, amount)| (metric.as_str().to_owned(), amount))
+}
+
+/// What a key counts, if it is pending: to the transactions of others it is as good as counted.
+pub(super) fn pending_key(tenant: &Id, key: &str) -> Option<(String, i64)> {
+    if !backend::is_preloaded() || key.len() > MAX_KEY {
+        return None;
+    }
+    // SAFETY: reads a variable of the backend.
+    pending(&addition(unsafe { pg_sys::MyDatabaseId }, tenant, "", 0, Some(key)))
+}
+
+/// A tenant that this transaction creates may never have been: 55000.
+fn check_created(tenant: &Id) -> Result<(), Error> {
+    // SAFETY: reads the transaction's state. Who has written nothing has created nobody.
+    let has_written = unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId;
+    if has_written && catalog::row(&TENANTS, &[tenant.as_str()], catalog::Row::is_own)?.unwrap_or(false) {
+        return Err(Error::new(
+            Code::WrongState,
+            format!("tenant \"{}\" was created or changed in this transaction", tenant.as_str()),
+        )
+        .detail("With durability immediate its usage would be counted, and the tenant may be rolled back.")
+        .hint("Commit first."));
+    }
+    Ok(())
 }
 
 fn refuse(tenant: &Id, awaited: For) -> Error {
@@ -575,13 +575,14 @@ fn ask_for_worker(database: pg_sys::Oid, now: i64) -> bool {
             .set_restart_time(Some(Duration::from_secs(1)))
             .load_dynamic();
         if started.is_err() {
-            PENDING.exclusive().could_not_start(database);
+            PENDING.exclusive().could_not_start(database, now);
         }
     }
     needed.is_some()
 }
 
-fn wake(latch: usize) {
+fn wake(database: pg_sys::Oid) {
+    let latch = PENDING.exclusive().latch(database);
     if latch != 0 {
         // SAFETY: the latch of a process's slot in shared memory, which stays there; whoever has it by now looks around and sleeps on.
         unsafe { pg_sys::SetLatch(latch as *mut pg_sys::Latch) };
@@ -607,7 +608,7 @@ fn pause(milliseconds: i64) {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn amp_usage_worker(database: pg_sys::Datum) {
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGTERM);
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     // SAFETY: the argument is what `ask_for_worker` passed.
     let database = unsafe { pg_sys::Oid::from_datum(database, false) }.unwrap_or(pg_sys::InvalidOid);
     let duty = PENDING.exclusive().report(database);
@@ -680,6 +681,10 @@ fn serve(database: pg_sys::Oid) {
         if BackgroundWorker::sigterm_received() {
             return finish(database);
         }
+        if BackgroundWorker::sighup_received() {
+            // SAFETY: outside of a transaction; what `settle` has set goes before what is in the files.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
         if write_all(database) {
             busy = expiry::now();
         } else if expiry::now() - busy > IDLE && PENDING.exclusive().leave_if_done(database, latch) {
@@ -718,6 +723,8 @@ fn write_all(database: pg_sys::Oid) -> bool {
         some = true;
         let later = BackgroundWorker::transaction(AssertUnwindSafe(|| write(database, &taken)));
         PENDING.exclusive().put_back(database, &later);
+        // SAFETY: outside of a transaction. Without it autovacuum would not hear of what a worker that stays has changed.
+        unsafe { pg_sys::pgstat_report_stat(false) };
         if !more {
             break;
         }
@@ -777,7 +784,7 @@ fn give_up(addition: &Addition, why: &str) {
     log!("amp_tenancy: {amount} of {metric} for tenant \"{tenant}\"{key} was given up: {why}");
 }
 
-/// A tenant that is purged gets no more rows; one that is being purged, or created, is to be waited for.
+/// A tenant that is purged gets no more rows; one that is being purged is to be waited for.
 fn fate(addition: &Addition) -> Result<Fate, Error> {
     let tenant = [addition.tenant.as_str()];
     if catalog::row(&PURGES, &tenant, |_| ())?.is_some() {
@@ -786,11 +793,8 @@ fn fate(addition: &Addition) -> Result<Fate, Error> {
     if catalog::is_there_or_coming(&PURGES, &tenant)? {
         return Ok(Fate::Later);
     }
-    if catalog::row(&TENANTS, &tenant, |_| ())?.is_some() {
-        return Ok(Fate::Write);
-    }
-    let is_new = expiry::now() - addition.at < CREATING;
-    Ok(if is_new { Fate::Later } else { Fate::GiveUp("there is no such tenant") })
+    let there = catalog::row(&TENANTS, &tenant, |_| ())?.is_some();
+    Ok(if there { Fate::Write } else { Fate::GiveUp("there is no such tenant") })
 }
 
 fn write_one(addition: &Addition) -> Result<Fate, Error> {
@@ -842,7 +846,6 @@ mod tests {
             day: Day(1),
             key: None,
             amount,
-            at: NOW,
         }
     }
 
@@ -875,15 +878,15 @@ mod tests {
     fn additions_to_one_counter_are_one_entry_until_it_is_taken() {
         let mut pending = served();
         for _ in 0..5 {
-            assert_eq!(pending.accept(&addition(1, "a", "calls", 2), None), Accepted::Yes);
+            assert_eq!(pending.accept(&addition(1, "a", "calls", 2)), Accepted::Yes);
         }
-        pending.accept(&addition(1, "a", "tokens", 7), None);
-        pending.accept(&Addition { day: Day(2), ..addition(1, "a", "calls", 8) }, None);
-        pending.accept(&addition(1, "b", "calls", 9), None);
-        pending.accept(&addition(2, "a", "calls", 100), None);
+        pending.accept(&addition(1, "a", "tokens", 7));
+        pending.accept(&Addition { day: Day(2), ..addition(1, "a", "calls", 8) });
+        pending.accept(&addition(1, "b", "calls", 9));
+        pending.accept(&addition(2, "a", "calls", 100));
         let (taken, more) = pending.take(database(1));
         assert_eq!((amounts(&taken), more), (vec![10, 7, 8, 9], false));
-        pending.accept(&addition(1, "a", "calls", 3), None);
+        pending.accept(&addition(1, "a", "calls", 3));
         let (beside, _) = pending.take(database(1));
         assert_eq!(amounts(&beside), [3]);
         pending.remove(&indexes(&taken));
@@ -894,38 +897,32 @@ mod tests {
     #[test]
     fn what_was_taken_is_pending_again_for_the_next_worker() {
         let mut pending = served();
-        pending.accept(&addition(1, "a", "calls", 2), None);
+        pending.accept(&addition(1, "a", "calls", 2));
         assert_eq!(pending.take(database(1)).0.len(), 1);
         assert_eq!(pending.take(database(1)).0.len(), 0);
         pending.leave(database(1), 11);
-        assert_eq!(pending.accept(&addition(1, "a", "calls", 2), None), Accepted::Wait(For::Worker));
+        assert_eq!(pending.accept(&addition(1, "a", "calls", 2)), Accepted::Wait(For::Worker));
         pending.serve(database(1), 13, NOW);
         assert_eq!(amounts(&pending.take(database(1)).0), [2]);
     }
 
     #[test]
-    fn a_key_is_pending_once_and_looked_for_again_when_something_was_removed() {
+    fn a_key_is_pending_until_it_is_removed() {
         let mut pending = served();
-        let looked = |pending: &Pending, new: &Addition| match pending.look(new) {
-            Known::Nothing(removals) => Some(removals),
-            Known::Counts(..) => None,
+        let looks = |pending: &Pending, new: &Addition| {
+            pending.look(new).map(|(metric, amount)| (metric.as_str().to_owned(), amount))
         };
-        let (one, other) = (keyed("a", "one"), keyed("a", "other"));
-        let before = looked(&pending, &one);
-        assert_eq!(pending.accept(&one, before), Accepted::Yes);
-        assert_eq!(pending.accept(&one, before), Accepted::Before);
-        assert!(looked(&pending, &one).is_none());
+        assert_eq!(looks(&pending, &keyed("a", "one")), None);
+        pending.accept(&keyed("a", "one"));
+        pending.accept(&addition(1, "a", "calls", 5));
         let (taken, _) = pending.take(database(1));
-        assert_eq!(pending.accept(&one, before), Accepted::Before);
+        assert_eq!(amounts(&taken), [1, 5]);
+        assert_eq!(looks(&pending, &keyed("a", "one")), Some(("calls".to_owned(), 1)));
+        for other in [keyed("b", "one"), keyed("a", "other"), Addition { database: database(2), ..keyed("a", "one") }] {
+            assert_eq!(looks(&pending, &other), None);
+        }
         pending.remove(&indexes(&taken));
-        // It may be in the table by now.
-        assert_eq!(pending.accept(&one, before), Accepted::Again);
-        assert_eq!(pending.accept(&other, before), Accepted::Again);
-        assert_eq!(pending.accept(&other, looked(&pending, &other)), Accepted::Yes);
-        // Another tenant's is another key, and a counter without one is none of them.
-        assert!(looked(&pending, &keyed("b", "other")).is_some());
-        pending.accept(&addition(1, "a", "calls", 5), None);
-        assert_eq!(amounts(&pending.take(database(1)).0), [5, 1]);
+        assert_eq!(looks(&pending, &keyed("a", "one")), None);
     }
 
     #[test]
@@ -935,7 +932,7 @@ mod tests {
             let mut accepted = 0;
             for number in 0..=PER_TENANT {
                 let new = keyed(&format!("t{tenant}"), &number.to_string());
-                match pending.accept(&new, None) {
+                match pending.accept(&new) {
                     Accepted::Yes | Accepted::Crowded => accepted += 1,
                     refused => return (accepted, Some(refused)),
                 }
@@ -958,9 +955,7 @@ mod tests {
         }
         assert!(seen.iter().all(|seen| *seen) && !pending.has(database(1)));
         assert_eq!(
-            (0..CAPACITY)
-                .filter(|n| pending.accept(&keyed(&n.to_string(), "k"), None) != Accepted::Wait(For::Room))
-                .count(),
+            (0..CAPACITY).filter(|n| pending.accept(&keyed(&n.to_string(), "k")) != Accepted::Wait(For::Room)).count(),
             CAPACITY
         );
     }
@@ -968,8 +963,8 @@ mod tests {
     #[test]
     fn a_sum_that_would_overflow_goes_beside() {
         let mut pending = served();
-        pending.accept(&addition(1, "a", "calls", i64::MAX - 1), None);
-        pending.accept(&addition(1, "a", "calls", 2), None);
+        pending.accept(&addition(1, "a", "calls", i64::MAX - 1));
+        pending.accept(&addition(1, "a", "calls", 2));
         assert_eq!(pending.of_database(database(1)).count(), 2);
     }
 
@@ -977,7 +972,7 @@ mod tests {
     fn what_cannot_be_written_does_not_hold_up_the_rest() {
         let mut pending = served();
         for number in 0..100 {
-            pending.accept(&addition(1, &format!("t{number}"), "calls", number), None);
+            pending.accept(&addition(1, &format!("t{number}"), "calls", number));
         }
         // Whoever writes the amount 50 dies of it.
         for _ in 0..100 {
@@ -996,8 +991,8 @@ mod tests {
     #[test]
     fn what_is_put_back_comes_again() {
         let mut pending = served();
-        pending.accept(&keyed("a", "busy"), None);
-        pending.accept(&keyed("a", "free"), None);
+        pending.accept(&keyed("a", "busy"));
+        pending.accept(&keyed("a", "free"));
         let (taken, _) = pending.take(database(1));
         pending.remove(&[taken[1].0]);
         pending.put_back(database(1), &[taken[0].0]);
@@ -1007,18 +1002,19 @@ mod tests {
     #[test]
     fn one_worker_is_started_and_another_when_it_does_not_come() {
         let mut pending = empty();
-        assert_eq!(pending.accept(&addition(1, "a", "calls", 1), None), Accepted::Wait(For::Worker));
+        assert_eq!(pending.accept(&addition(1, "a", "calls", 1)), Accepted::Wait(For::Worker));
         assert_eq!(pending.needs_worker(database(1), NOW), Some(true));
         assert_eq!(pending.needs_worker(database(1), NOW + STARTING - 1), Some(false));
         assert_eq!(pending.needs_worker(database(1), NOW + STARTING), Some(true));
-        pending.could_not_start(database(1));
-        assert_eq!(pending.needs_worker(database(1), NOW + STARTING), Some(true));
+        pending.could_not_start(database(1), NOW + STARTING);
+        assert_eq!(pending.needs_worker(database(1), NOW + STARTING), Some(false));
+        assert_eq!(pending.needs_worker(database(1), NOW + STARTING + START_AGAIN), Some(true));
         assert_eq!(pending.report(database(1)), Duty::Serve);
         pending.serve(database(1), 11, NOW);
         assert_eq!(pending.report(database(1)), Duty::Nothing);
         assert_eq!(pending.needs_worker(database(1), NOW + 9 * STARTING), Some(false));
         pending.close(database(1));
-        assert_eq!(pending.accept(&addition(1, "a", "calls", 1), None), Accepted::Wait(For::Worker));
+        assert_eq!(pending.accept(&addition(1, "a", "calls", 1)), Accepted::Wait(For::Worker));
         assert_eq!(pending.needs_worker(database(1), NOW + 9 * STARTING), Some(true));
         // A worker that comes back after a crash finds nothing to do.
         assert_eq!(pending.report(database(2)), Duty::Nothing);
@@ -1027,10 +1023,10 @@ mod tests {
     #[test]
     fn a_worker_goes_when_there_is_nothing_and_the_database_is_looked_for_when_none_stays() {
         let mut pending = served();
-        pending.accept(&addition(1, "a", "calls", 1), None);
+        pending.accept(&addition(1, "a", "calls", 1));
         assert!(!pending.leave_if_done(database(1), 11));
         assert!(pending.leave_if_done(database(2), 12));
-        assert_eq!(pending.accept(&addition(2, "a", "calls", 1), None), Accepted::Wait(For::Worker));
+        assert_eq!(pending.accept(&addition(2, "a", "calls", 1)), Accepted::Wait(For::Worker));
         pending.leave(database(1), 11);
         let duties: Vec<Duty> = (0..4).map(|_| pending.report(database(1))).collect();
         assert_eq!(duties, [Duty::Serve, Duty::Serve, Duty::Serve, Duty::Check]);
@@ -1046,7 +1042,7 @@ mod tests {
         }
         assert_eq!(pending.needs_worker(database(1000), NOW), None);
         pending.serve(database(1), 11, NOW);
-        pending.accept(&addition(1, "a", "calls", 1), None);
+        pending.accept(&addition(1, "a", "calls", 1));
         pending.leave(database(1), 11);
         assert_eq!(pending.needs_worker(database(1000), NOW + PATIENCE), Some(true));
         assert!(pending.place(database(1)).is_some() && pending.place(database(2)).is_none());

@@ -4,12 +4,13 @@
 //! whichever commits; and where he rolls back, the key is free. A lock keeps two from adding the same key at once, and is let go when
 //! the row is there: a transaction with ten thousand keys holds no ten thousand locks.
 
-use super::limits;
 use super::slots::{Kind, Locks};
+use super::{immediate, limits};
 use crate::context::catalog::{self, USAGE_KEYS};
 use crate::error::{Code, Error};
 use crate::id::Id;
 use pgrx::{FromDatum, pg_sys};
+use std::cell::Cell;
 
 /// How a key was found.
 enum Found {
@@ -38,7 +39,8 @@ pub(super) fn note(tenant: &Id, key: &str, metric: &str, amount: i64) -> Result<
     let locks = Locks::of_key(tenant, key);
     loop {
         locks.exclude(Kind::Key, 0);
-        let found = find(tenant, key)?;
+        let pending = immediate::pending_key(tenant, key);
+        let found = pending.map_or_else(|| find(tenant, key), |(metric, amount)| Ok(Found::Counted(metric, amount)))?;
         if let Found::Nothing = found {
             insert(tenant, key, metric, amount)?;
         }
@@ -52,18 +54,50 @@ pub(super) fn note(tenant: &Id, key: &str, metric: &str, amount: i64) -> Result<
                     Err(used(key, &known, of, metric, amount))
                 };
             }
-            Found::UnderWay(transaction) => {
-                // SAFETY: waits until that transaction, or the savepoint that it is, has ended.
-                unsafe {
-                    pg_sys::XactLockTableWait(
-                        transaction,
-                        std::ptr::null_mut(),
-                        std::ptr::null_mut(),
-                        pg_sys::XLTW_Oper::XLTW_None,
-                    );
-                }
-            }
+            Found::UnderWay(transaction) => wait_for(transaction),
         }
+    }
+}
+
+/// Runs `act` while nobody else begins to use the key; it can ask what the key has counted. Waits for a transaction that has the key
+/// under way. Errors: 55000 this transaction has.
+pub(super) fn alone<T>(
+    tenant: &Id,
+    key: &str,
+    mut act: impl FnMut(&dyn Fn() -> Result<Option<(String, i64)>, Error>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let locks = Locks::of_key(tenant, key);
+    loop {
+        locks.exclude(Kind::Key, 0);
+        let under_way = Cell::new(None);
+        let acted = act(&|| match find(tenant, key)? {
+            Found::Nothing => Ok(None),
+            Found::Counted(known, of) => Ok(Some((known, of))),
+            Found::UnderWay(transaction) => {
+                under_way.set(Some(transaction));
+                Err(Error::new(Code::WrongState, "the key is under way"))
+            }
+            Found::Own(..) => Err(Error::new(Code::WrongState, "this transaction counts this idempotency key")
+                .hint("Use a key with one durability only.")),
+        });
+        locks.stop_excluding(Kind::Key, 0);
+        match under_way.get() {
+            Some(transaction) => wait_for(transaction),
+            None => return acted,
+        }
+    }
+}
+
+/// Waits until a transaction, or the savepoint that it is, has ended.
+fn wait_for(transaction: pg_sys::TransactionId) {
+    // SAFETY: in a transaction; it is another one.
+    unsafe {
+        pg_sys::XactLockTableWait(
+            transaction,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            pg_sys::XLTW_Oper::XLTW_None,
+        );
     }
 }
 
@@ -84,14 +118,6 @@ pub(super) fn try_note(tenant: &Id, key: &str, metric: &str, amount: i64) -> Res
     };
     locks.stop_excluding(Kind::Key, 0);
     Ok(noted)
-}
-
-/// What a key has counted for good.
-pub(super) fn counted(tenant: &Id, key: &str) -> Result<Option<(String, i64)>, Error> {
-    Ok(match find(tenant, key)? {
-        Found::Counted(known, of) => Some((known, of)),
-        Found::Nothing | Found::Own(..) | Found::UnderWay(_) => None,
-    })
 }
 
 /// 22023: a key was used for something else.

@@ -147,26 +147,46 @@ def test_a_key_counts_once(db):
     assert keys == [("ant", "k", "api_calls", 5), ("bee", "k", "api_calls", 7)]
 
 
-@pytest.mark.parametrize("end, total", [("COMMIT", 5 + 1), ("ROLLBACK", 5 + 1)])
-def test_a_key_that_an_open_transaction_counts_holds_nobody_up(db, end, total):
-    with session(db) as svc, session(db) as other:
+@pytest.mark.parametrize("end, answer", [("COMMIT", False), ("ROLLBACK", True)])
+def test_a_key_that_an_open_transaction_counts_is_waited_for(db, end, answer):
+    with session(db) as svc, session(db) as other, session(db) as third:
         other.execute("BEGIN")
         other.execute("SELECT amp.record_usage('api_calls', 5, 'k')")
-        assert svc.execute(CALL, [5, "k"]).fetchone() == (True,)
-        svc.execute(QUICK)
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(svc.execute(CALL, [5, "k"]).fetchone()[0]))
+        waiting.start()
+        third.execute(QUICK)
         eventually(lambda: counted(db), 1)
+        third.execute("SET statement_timeout = '200ms'")
+        with raises("57014"):
+            third.execute(CALL, [5, "k"])
         other.execute(end)
-        eventually(lambda: counted(db), total)
-        time.sleep(0.6)
-        assert counted(db) == total
+        waiting.join()
+        assert answers == [answer]
+        eventually(lambda: counted(db), 6)
         assert svc.execute(CALL, [5, "k"]).fetchone() == (False,)
 
 
-def test_a_key_of_its_own_transaction_that_rolls_back(db):
+def test_a_key_that_is_pending_is_taken_for_counted(db):
+    with session(db) as svc, session(db) as other, db.connect() as admin:
+        admin.execute("BEGIN; LOCK amp.usage_counters IN SHARE ROW EXCLUSIVE MODE")
+        assert svc.execute(CALL, [5, "k"]).fetchone() == (True,)
+        time.sleep(0.4)  # the worker has it under way
+        assert other.execute("SELECT amp.record_usage('api_calls', 5, 'k')").fetchone() == (False,)
+        with raises("22023"):
+            other.execute("SELECT amp.record_usage('api_calls', 6, 'k')")
+        admin.execute("ROLLBACK")
+        eventually(lambda: counted(db), 5)
+
+
+def test_a_key_of_its_own_transaction(db):
     with session(db) as svc:
-        with svc.transaction(force_rollback=True):
-            svc.execute("SELECT amp.record_usage('api_calls', 5, 'k')")
-            assert svc.execute(CALL, [5, "k"]).fetchone() == (True,)
+        svc.execute("BEGIN")
+        svc.execute("SELECT amp.record_usage('api_calls', 5, 'k')")
+        with raises("55000", match="this transaction counts"):
+            svc.execute(CALL, [5, "k"])
+        svc.execute("ROLLBACK")
+        assert svc.execute(CALL, [5, "k"]).fetchone() == (True,)
         eventually(lambda: counted(db), 5)
 
 
@@ -293,15 +313,16 @@ def test_a_purged_tenant_gets_nothing_more(db):
     with session(db) as svc, db.connect("amp_ops") as ops, db.connect() as admin:
         svc.execute(QUICK)
         eventually(lambda: counted(db), 1)
-        with session(db) as other, other.transaction():
-            other.execute("SELECT amp.record_usage('api_calls', 1, 'k')")  # holds what is pending
-            svc.execute(CALL, [1, "k"])
-            svc.execute(CALL, [1, "l"])
-            ops.execute("SELECT amp.delete_tenant('ant')")
-            admin.execute("BEGIN")
-            admin.execute("INSERT INTO amp.purges (tenant_id) VALUES ('ant')")  # a purge that is not committed yet
-            time.sleep(0.6)
-        admin.execute("ROLLBACK")
+        admin.execute("BEGIN; LOCK amp.usage_counters IN SHARE ROW EXCLUSIVE MODE")
+        svc.execute(CALL, [1, "k"])
+        svc.execute(CALL, [1, "l"])
+        ops.execute("SELECT amp.delete_tenant('ant')")
+        admin.execute("INSERT INTO amp.purges (tenant_id) VALUES ('ant')")  # a purge that is not committed yet
+        time.sleep(2.5)
+        admin.execute("COMMIT")
+        eventually(lambda: open(db.cluster.log).read().count("was given up: the tenant is purged"), 2)
+        admin.execute("BEGIN; DELETE FROM amp.purges")
+        admin.execute("COMMIT")
         ops.execute("CALL amp.purge_tenant('ant')")
         time.sleep(0.6)
         assert counted(db) == 0
@@ -309,25 +330,20 @@ def test_a_purged_tenant_gets_nothing_more(db):
 
 
 def test_a_tenant_whose_creation_is_under_way(db):
-    with db.connect() as admin, db.connect("amp_ops") as ops, db.connect("amp_svc") as svc:
+    with db.connect() as admin, db.connect("amp_ops") as ops:
         admin.execute("GRANT amp_service TO amp_ops")
-        with ops.transaction():
-            ops.execute("SELECT amp.create_tenant('C', 'cat', id => 'cat')")
-            ops.execute("SET LOCAL amp.tenant_id = 'cat'")
+        ops.execute("BEGIN")
+        ops.execute("SELECT amp.create_tenant('C', 'cat', id => 'cat')")
+        ops.execute("SET LOCAL amp.tenant_id = 'cat'")
+        with raises("55000", match="created or changed in this transaction"):
             ops.execute(QUICK)
-            svc.execute("SET amp.tenant_id = 'ant'")
-            svc.execute(QUICK)
-            eventually(lambda: counted(db), 1)
-            assert counted(db, "cat") == 0
-        eventually(lambda: counted(db, "cat"), 1)
+        ops.execute("ROLLBACK")
         admin.execute("REVOKE amp_service FROM amp_ops")
 
 
 def test_a_tenant_that_fills_his_part_blocks_only_himself(db):
-    with session(db) as svc, session(db) as holder, session(db, "bee") as bee:
-        holder.execute("BEGIN")
-        for number in range(256):
-            holder.execute("SELECT amp.record_usage('api_calls', 1, %s)", [f"key {number}"])
+    with session(db) as svc, session(db, "bee") as bee, db.connect() as holder:
+        holder.execute("BEGIN; INSERT INTO amp.purges (tenant_id) VALUES ('ant')")  # holds up what is pending of ant
         for number in range(256):
             assert svc.execute(CALL, [1, f"key {number}"]).fetchone() == (True,)
         begun = time.monotonic()
@@ -345,7 +361,7 @@ def test_a_tenant_that_fills_his_part_blocks_only_himself(db):
         time.sleep(0.3)
         holder.execute("ROLLBACK")
         waiting.join()
-    eventually(lambda: counted(db), 257)
+    eventually(lambda: (counted(db), counted(db, "bee")), (257, 1))
 
 
 def test_many_keys_of_one_tenant_all_count(db):
@@ -367,10 +383,9 @@ def test_without_a_worker_it_is_an_error_that_says_so(make_cluster):
     one, two = server.database(), server.database()
     tenants(one)
     tenants(two)
-    with session(one) as here, session(two) as there, session(one) as holder:
-        holder.execute("BEGIN")
-        holder.execute("SELECT amp.record_usage('api_calls', 1, 'k')")
-        here.execute(CALL, [1, "k"])  # keeps the only worker
+    with session(one) as here, session(two) as there, one.connect() as holder:
+        holder.execute("BEGIN; INSERT INTO amp.purges (tenant_id) VALUES ('ant')")  # holds up what is pending of ant
+        here.execute(QUICK)  # keeps the only worker
         with raises("53400", match="no background worker"):
             there.execute(QUICK)
         here.execute(QUICK)
