@@ -88,4 +88,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION amp.correct_usage(text, text, bigint, text, date, text) IS
-'Operator: takes a (negative) amount out of what was counted of a metric on a day (UTC, default today), at most what was, with a reason; cost_cents in cents, which makes room below the limits. Returns {"id", "tenant_id", "metric", "day", "amount", "reason", "corrected_at"}; the same idempotency key again returns the same entry. Errors: TN004, TN002, 22023 bad metric, amount, reason, day or key, or more than was counted.';
+'Operator: takes a (negative) amount out of what was counted of a metric on a day (UTC, default today), at most what was, with a reason; cost_cents in cents, which makes room below the limits. Returns {"id", "tenant_id", "metric", "day", "amount", "reason", "corrected_at"}; the same idempotency key again returns the same entry. Errors: TN004, TN002, 22023 bad metric, amount, reason, day or key, or more than was counted, 40P01 deadlock with who is charging near a limit: run it again.';
