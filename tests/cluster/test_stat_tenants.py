@@ -663,10 +663,13 @@ def test_a_crash_loses_what_was_counted(make_cluster):
     db = server.database()
     set_up(db)
     path = f"{server.dir}/data/pg_stat/amp_tenancy.stat"
-    with service(db) as ant:
+    with service(db) as ant, db.connect() as other:
         ant.execute("SELECT * FROM app.missions")
         assert calls(db) == {"ant": (1, 3)}
         os.kill(ant.info.backend_pid, signal.SIGKILL)
+        with suppress(psycopg.OperationalError):
+            while True:  # until the server has noticed, and ends everybody
+                other.execute("SELECT pg_sleep(0.01)")
     wait_for(db)
     assert calls(db) == {} and not os.path.exists(path)
     with service(db) as ant:
