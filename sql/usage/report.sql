@@ -1,9 +1,9 @@
--- The review as a page to look at: src/usage/report.html.
+-- The review as a page to look at: src/usage/report/report.html.
 
 CREATE FUNCTION amp.usage_page(report bytea) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_usage_page';
 COMMENT ON FUNCTION amp.usage_page(bytea) IS
-'Internal: the page of a report, which is JSON in UTF-8 (src/usage/report.rs says which); all of it is ASCII, whatever is in the report.';
+'Internal: the page of a report, which is JSON in UTF-8 (src/usage/report/mod.rs says which); all of it is ASCII, whatever is in the report.';
 
 -- Amounts are texts: they are of any length, and JSON's numbers are not.
 CREATE FUNCTION amp.usage_report_for_caller(period text, account_id text) RETURNS text
