@@ -17,6 +17,7 @@
 //! | [`secrets`] | tenants' secrets, encrypted under a key that is not in the database |
 //! | [`tenants`] | membership and permissions, as decisions read them |
 //! | [`usage`] | counters, idempotency keys, spending limits and their alerts; what each tenant's statements cost |
+//! | [`isolation`] | guards around what row security does not reach |
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
@@ -35,6 +36,7 @@ mod function;
 mod id;
 mod identity;
 mod inline;
+mod isolation;
 mod secrets;
 mod tenants;
 mod usage;
@@ -81,6 +83,8 @@ extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["docto
 extension_sql_file!("../sql/approval/requests.sql", name = "approval_requests", requires = ["meter"]);
 extension_sql_file!("../sql/approval/gate.sql", name = "approval_gate", requires = ["approval_requests"]);
 extension_sql_file!("../sql/tenants/lifecycle.sql", name = "lifecycle", requires = ["approval_gate"]);
+extension_sql_file!("../sql/isolation/ddl_guard.sql", name = "ddl_guard", requires = ["lifecycle"]);
+extension_sql_file!("../sql/isolation/renames.sql", name = "renames", requires = ["ddl_guard"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Registers settings, callbacks and hooks; nothing else happens at load.
@@ -93,6 +97,7 @@ pub extern "C-unwind" fn _PG_init() {
     audit::init();
     approval::init();
     usage::init();
+    isolation::init();
     context::settings::reserve_prefix();
 }
 
