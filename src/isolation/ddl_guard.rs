@@ -5,14 +5,15 @@
 //! the row versions that a statement replaced are there until its transaction commits, and belong to the commands before it. All that is
 //! noted when a statement begins is therefore a command number; a snapshot that ends there shows what it found.
 
+use super::subject;
 use crate::backend::Local;
 use crate::compat;
 use crate::context::transaction;
 use crate::error::{Code, Error, guarded};
 use crate::function::raw_function;
+use pgrx::IntoDatum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
-use pgrx::{FromDatum, IntoDatum};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 
@@ -131,14 +132,32 @@ raw_function! {
     /// `amp.note_ddl() → event_trigger`: a DDL statement begins, or has ended.
     amp_note_ddl, pg_finfo_amp_note_ddl, |fcinfo| {
         // SAFETY: this frame owns nothing; the context of an event trigger's call says so itself.
-        unsafe { guarded(|| note((*fcinfo).context.cast())) };
+        unsafe {
+            let key = guarded(|| note((*fcinfo).context.cast()));
+            if let Some(key) = key {
+                let nothing = guarded(|| Ok(Vec::<Oid>::new().into_datum().unwrap_or(Datum::null())));
+                let relation = guarded(|| Ok(vec![key.relation].into_datum().unwrap_or(Datum::null())));
+                let tenant = look(None, TENANT_COLUMN.as_ptr(), [relation, nothing]);
+                guarded(|| check_key(key, tenant));
+            }
+        }
         Datum::null()
     }
 }
 
+/// A unique index that is about to be made in several transactions: at the end of the last one it would be too late to refuse it.
+#[derive(Clone, Copy)]
+struct ConcurrentKey {
+    relation: Oid,
+    statement: *const pg_sys::IndexStmt,
+}
+
+const TENANT_COLUMN: &CStr =
+    c"SELECT (SELECT p.tenant_column::pg_catalog.text FROM amp.protected_tables p WHERE p.relation = ANY ($1 || $2))";
+
 /// # Safety
 /// The context of a function's call.
-unsafe fn note(call: *const pg_sys::EventTriggerData) -> Result<(), Error> {
+unsafe fn note(call: *const pg_sys::EventTriggerData) -> Result<Option<ConcurrentKey>, Error> {
     // SAFETY: by the contract above; the tag says what it is.
     unsafe {
         if call.is_null() || (*call).type_ != pg_sys::NodeTag::T_EventTriggerData {
@@ -146,24 +165,68 @@ unsafe fn note(call: *const pg_sys::EventTriggerData) -> Result<(), Error> {
                 .hint("The extension calls it."));
         }
         let transaction = transaction::serial();
+        let statement = (*call).parsetree;
         let mut running = RUNNING.borrow_mut();
-        if CStr::from_ptr((*call).event) == c"ddl_command_start" {
-            // What an earlier transaction left here has failed with it.
-            running.retain(|begun| begun.transaction == transaction);
-            running.push(Begun {
-                transaction,
-                savepoint: pg_sys::GetCurrentSubTransactionId(),
-                command: pg_sys::GetCurrentCommandId(false),
-                renames: matches!(
-                    (*(*call).parsetree).type_,
-                    pg_sys::NodeTag::T_RenameStmt | pg_sys::NodeTag::T_AlterObjectSchemaStmt
-                ),
-            });
-        } else {
+        if CStr::from_ptr((*call).event) != c"ddl_command_start" {
             running.pop();
+            return Ok(None);
         }
+        // What an earlier transaction left here has failed with it.
+        running.retain(|begun| begun.transaction == transaction);
+        running.push(Begun {
+            transaction,
+            savepoint: pg_sys::GetCurrentSubTransactionId(),
+            command: pg_sys::GetCurrentCommandId(false),
+            renames: matches!(
+                (*statement).type_,
+                pg_sys::NodeTag::T_RenameStmt | pg_sys::NodeTag::T_AlterObjectSchemaStmt
+            ),
+        });
+        if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
+            return Ok(None);
+        }
+        let statement = statement.cast::<pg_sys::IndexStmt>();
+        if !((*statement).concurrent && (*statement).unique) {
+            return Ok(None);
+        }
+        let relation = pg_sys::RangeVarGetRelidExtended(
+            (*statement).relation,
+            pg_sys::NoLock as _,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        );
+        Ok((relation != pg_sys::InvalidOid).then_some(ConcurrentKey { relation, statement }))
     }
-    Ok(())
+}
+
+/// Errors: TN008.
+///
+/// # Safety
+/// A live statement; the datum is a text.
+unsafe fn check_key(key: ConcurrentKey, tenant: Option<Datum>) -> Result<(), Error> {
+    let Some(tenant) = tenant else {
+        return Ok(()); // not protected
+    };
+    // SAFETY: by the contract above; the list of columns is as long as it says.
+    unsafe {
+        let tenant = CStr::from_ptr(pg_sys::text_to_cstring(tenant.cast_mut_ptr()));
+        let columns = &*(*key.statement).indexParams;
+        let has_tenant = (0..columns.length as usize).any(|position| {
+            let name = (*(*columns.elements.add(position)).ptr_value.cast::<pg_sys::IndexElem>()).name;
+            !name.is_null() && CStr::from_ptr(name) == tenant
+        });
+        if has_tenant {
+            return Ok(());
+        }
+        let table = subject::name(key.relation);
+        Err(Error::new(
+            Code::UnsafeSchemaChange,
+            format!("CREATE INDEX would leave a hole: a unique index on {table} (key-without-tenant)"),
+        )
+        .detail("Unique without the tenant: tells whether another tenant has a value.")
+        .hint(format!("Put {} in front of its columns.", tenant.to_string_lossy())))
+    }
 }
 
 raw_function! {

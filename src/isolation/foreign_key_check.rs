@@ -22,6 +22,8 @@ unsafe extern "C-unwind" {
         destination: *mut pg_sys::DestReceiver,
         completion: *mut pg_sys::QueryCompletion,
     );
+    // Not in pgrx's bindings.
+    fn get_relation_constraint_oid(table: pg_sys::Oid, name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
 }
 
 /// The catalog of constraints, which pgrx's bindings leave out.
@@ -81,7 +83,7 @@ unsafe extern "C-unwind" fn utility(
 ///
 /// # Safety
 /// Null, or a live list of nodes of that type.
-unsafe fn nodes<'a, T>(list: *mut pg_sys::List) -> impl Iterator<Item = &'a T> {
+unsafe fn nodes<'a, T: 'a>(list: *mut pg_sys::List) -> impl Iterator<Item = &'a T> {
     // SAFETY: by the contract above; it is as long as it says.
     unsafe {
         let length = list.as_ref().map_or(0, |list| list.length as usize);
@@ -92,18 +94,18 @@ unsafe fn nodes<'a, T>(list: *mut pg_sys::List) -> impl Iterator<Item = &'a T> {
 /// # Safety
 /// A live statement, in a transaction.
 unsafe fn is_foreign_keys_alone(statement: &pg_sys::AlterTableStmt) -> bool {
-    use pg_sys::AlterTableType::{AT_AddColumn, AT_AddConstraint, AT_ValidateConstraint};
+    use pg_sys::AlterTableType;
     if statement.objtype != pg_sys::ObjectType::OBJECT_TABLE {
         return false;
     }
     // SAFETY: by the contract above; the subtype says what the definition is.
     unsafe {
         nodes::<pg_sys::AlterTableCmd>(statement.cmds).all(|command| match command.subtype {
-            AT_AddConstraint => {
+            AlterTableType::AT_AddConstraint => {
                 (*command.def.cast::<pg_sys::Constraint>()).contype == pg_sys::ConstrType::CONSTR_FOREIGN
             }
-            AT_ValidateConstraint => is_foreign_key(statement.relation, command.name),
-            AT_AddColumn => is_reference(&*command.def.cast::<pg_sys::ColumnDef>()),
+            AlterTableType::AT_ValidateConstraint => is_foreign_key(statement.relation, command.name),
+            AlterTableType::AT_AddColumn => is_reference(&*command.def.cast::<pg_sys::ColumnDef>()),
             _ => false,
         })
     }
@@ -152,7 +154,7 @@ unsafe fn is_foreign_key(table: *mut pg_sys::RangeVar, constraint: *const c_char
         if table == pg_sys::InvalidOid {
             return false; // PostgreSQL's own error follows
         }
-        let constraint = pg_sys::get_relation_constraint_oid(table, constraint, true);
+        let constraint = pg_sys::ffi::pg_guard_ffi_boundary(|| get_relation_constraint_oid(table, constraint, true));
         let cache = pg_sys::SysCacheIdentifier::CONSTROID as c_int;
         let row = pg_sys::SearchSysCache1(cache, constraint.into());
         if row.is_null() {
