@@ -12,11 +12,13 @@
 //! | [`ddl_guard`] | what `sql/isolation/ddl_guard.sql` needs: the catalogs before a statement, and the override |
 //! | [`foreign_key_check`] | foreign keys on protected tables can be added by their owner |
 //! | [`hardening`] | whether `amp.harden()` was called in this database |
+//! | [`advisory_locks`] | nothing: locks of a tenant's own, for who is refused PostgreSQL's |
 //!
 //! The hooks are PostgreSQL's choke points and not its grammar: every EXPLAIN starts an executor, every new object is announced, every
 //! function is announced before it is first called. So a statement inside of a function, a DO block, a prepared statement or a rule
 //! is met as the client's own.
 
+mod advisory_locks;
 mod ddl_guard;
 mod explain;
 mod foreign_key_check;
