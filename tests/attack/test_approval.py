@@ -457,10 +457,10 @@ def test_content_that_a_foreign_key_changes(world):
 
 def test_another_way_round(gated):
     """Through the owner's function and view, a cursor, a swallowed error, a trigger that swaps the content before or after."""
-    gated.admin("GRANT CREATE ON SCHEMA public TO amp_client; CREATE VIEW by_superuser AS SELECT * FROM posts; GRANT ALL ON by_superuser TO amp_svc")
+    gated.database.open_hole("GRANT CREATE ON SCHEMA public TO amp_client; GRANT TRIGGER ON posts TO amp_client; CREATE VIEW by_superuser AS SELECT * FROM posts; GRANT ALL ON by_superuser TO amp_svc")
     gated.own("""
         CREATE FUNCTION publish() RETURNS void LANGUAGE sql SECURITY DEFINER AS $$ UPDATE public.posts SET status = 'published' $$;
-        CREATE VIEW by_owner AS SELECT * FROM posts; GRANT ALL ON by_owner TO amp_svc; GRANT TRIGGER ON posts TO amp_client""")
+        CREATE VIEW by_owner AS SELECT * FROM posts; GRANT ALL ON by_owner TO amp_svc""")
     with gated.session("ann", autocommit=False) as ann:
         ann.execute("DECLARE c CURSOR FOR SELECT * FROM posts WHERE id = 2 FOR UPDATE; FETCH c; SAVEPOINT s")
         for way in ("SELECT publish()", "UPDATE by_owner SET status = 'published'", "UPDATE by_superuser SET status = 'published'",
@@ -821,7 +821,7 @@ def test_a_type_whose_owner_says_what_its_json_is_cannot_be_approved(world):
 
 
 def test_the_doctor_sees_a_gate_that_is_off(gated):
-    gated.own("ALTER TABLE posts DISABLE TRIGGER amp_approval")
+    gated.database.open_hole("ALTER TABLE posts DISABLE TRIGGER amp_approval")
     with gated.database.connect() as admin:
         [fix] = column(admin, "SELECT fix FROM amp.doctor() WHERE code = 'approval-ungated'")
         admin.execute(fix)

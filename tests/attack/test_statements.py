@@ -313,8 +313,7 @@ def test_D10_trigger_plain(plain):
 @pytest.mark.parametrize("make", TRIGGERS)
 def test_D10_trigger(sessions, make):
     """Under amp the privilege does not suffice."""
-    with sessions.database.connect() as admin:  # the owner's GRANT would be refused
-        admin.execute(f"SET session_replication_role = replica; GRANT TRIGGER ON orders TO {sessions.role}")
+    sessions.database.open_hole(f"GRANT TRIGGER ON orders TO {sessions.role}")
     with closing(sessions()) as session:
         session.execute(LOOT)
         with raises("TN008", "is for its owner"):
@@ -339,8 +338,7 @@ def test_D11_references_plain(plain):
 @pytest.mark.parametrize("make", KEYS)
 def test_D11_references(sessions, make):
     """Under amp the privilege does not suffice."""
-    with sessions.database.connect() as admin:
-        admin.execute(f"SET session_replication_role = replica; GRANT REFERENCES ON orders TO {sessions.role}")
+    sessions.database.open_hole(f"GRANT REFERENCES ON orders TO {sessions.role}")
     with closing(sessions()) as session, raises("TN008", "is for its owner"):
         session.execute(make)
 
