@@ -23,7 +23,7 @@ def test_what_is_found_is_closed_by_its_fix(fresh_db, code):
     found = f"SELECT fix FROM amp.doctor() WHERE code = '{code}'"
     with fresh_db.connect() as owner:
         assert column(owner, found) == []
-        owner.execute(MADE[code])
+        fresh_db.open_hole(MADE[code])
         [fix] = column(owner, found)
         owner.execute(fix.partition(", or ")[0])  # of two ways, the first
         assert column(owner, found) == []
