@@ -114,9 +114,14 @@ GRANT EXECUTE ON FUNCTION
 
 -- What is left open: the catalogs are everybody's.
 GRANT EXECUTE ON FUNCTION
-    amp.doctor(), amp.table_findings(), amp.dependent_findings(), amp.role_findings(), amp.server_findings(), amp.is_preloaded(),
+    amp.doctor(), amp.relatives(oid[]), amp.table_findings(oid[]), amp.grant_findings(oid[]), amp.dependent_findings(oid[]),
+    amp.function_findings(oid[]), amp.role_findings(), amp.server_findings(), amp.is_preloaded(),
     amp.tenant_findings_for_caller()
     TO PUBLIC;
+
+-- Hardening: for superusers, with whose own rights it runs, and who others are told so; what is open is everybody's to know.
+GRANT EXECUTE ON FUNCTION amp.harden(), amp.unharden(), amp.assert_hardener(), amp.hardening_targets(), amp.hardening_gaps() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION amp.advisory_xact_lock(bigint), amp.try_advisory_xact_lock(bigint), amp.own_activity(), amp.own_locks() TO PUBLIC;
 
 -- Operators of the platform, by their login role or by a credential: each function checks which of them called.
 GRANT EXECUTE ON FUNCTION
