@@ -3,7 +3,7 @@
 -- so that no other trigger changes what was approved.
 
 CREATE FUNCTION amp.row_subject(document jsonb, key_columns name[]) RETURNS text
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN bool_and(document ->> k.name IS NOT NULL) THEN string_agg(document ->> k.name, ',' ORDER BY k.position) END
     FROM unnest(key_columns) WITH ORDINALITY k(name, position)
 $$;

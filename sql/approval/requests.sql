@@ -26,13 +26,13 @@ COMMENT ON FUNCTION amp.mark_decision(text, text) IS
 'Internal: this transaction cannot be prepared, and commits only if the user still holds content.approve in the tenant then.';
 
 CREATE FUNCTION amp.from_microseconds(microseconds jsonb) RETURNS timestamptz
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT timestamptz '2000-01-01 00:00:00+00' + nullif(microseconds, 'null')::bigint * interval '1 microsecond'
 $$;
 COMMENT ON FUNCTION amp.from_microseconds(jsonb) IS 'Internal: a time in microseconds since 2000; NULL for null.';
 
 CREATE FUNCTION amp.content_hash(content jsonb) RETURNS bytea
-    LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT sha256(convert_to(content::text, 'UTF8')) $$;
 COMMENT ON FUNCTION amp.content_hash(jsonb) IS
 'Internal: what an approval is of. The text of a jsonb is canonical: keys in one order, no white space of choice.';

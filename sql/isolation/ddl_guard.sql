@@ -159,7 +159,7 @@ COMMENT ON FUNCTION amp.refuse_opened(text, jsonb) IS
 'Internal: raises TN008 for what a statement has opened; with amp.allow_unsafe_ddl writes it to the audit log instead, and warns.';
 
 CREATE FUNCTION amp.finished_later() RETURNS text[]
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT ARRAY['table-unprotected', 'approval-ungated']
 $$;
 COMMENT ON FUNCTION amp.finished_later() IS 'Internal: the findings that may wait for the end of the transaction: protecting or sharing closes that of a new table; a gate that is made anew is closed in two steps.';

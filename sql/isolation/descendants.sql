@@ -1,5 +1,6 @@
 -- Schema changes: a new part of a protected table is protected with it, and a dropped table is forgotten.
 
+-- With row_security on: a dump switches it off, and its schema comes back as its owner's, who may not bypass the registry's.
 CREATE FUNCTION amp.protect_descendants() RETURNS event_trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
 DECLARE

@@ -73,7 +73,7 @@ SELECT pg_catalog.pg_extension_config_dump('amp.ended_brand_shares', '');
 SELECT pg_catalog.pg_extension_config_dump('amp.brand_elements', '');
 
 CREATE FUNCTION amp.patched_brand(context jsonb, patch jsonb) RETURNS jsonb
-    LANGUAGE c IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'amp_patched_brand';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'amp_patched_brand';
 COMMENT ON FUNCTION amp.patched_brand(jsonb, jsonb) IS
 'Internal: what a merge patch makes of a brand context: {"context", "changed": paths}. Errors: TN010.';
 

@@ -68,7 +68,7 @@ $$;
 COMMENT ON FUNCTION amp.role_permissions(text, text) IS 'Internal: what a role holds in a tenant; NULL if there is no such role.';
 
 CREATE FUNCTION amp.leading_role(own text, by_account text) RETURNS text
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN own IS NULL OR by_account = 'admin' OR own = 'viewer' AND by_account = 'operator' THEN by_account ELSE own END
 $$;
 COMMENT ON FUNCTION amp.leading_role(text, text) IS

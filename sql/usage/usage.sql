@@ -22,7 +22,7 @@ COMMENT ON FUNCTION amp.generation_allowed() IS
 'Whether the session''s tenant may go on with what costs: false when a limit with hard_stop_at_limit is used up. Errors: as tenant_id().';
 
 CREATE FUNCTION amp.assert_metric(metric text) RETURNS void
-    LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF metric IS NULL OR metric !~ '^[a-z][a-z0-9_]{0,49}$' THEN
         RAISE EXCEPTION USING ERRCODE = '22023',

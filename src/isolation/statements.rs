@@ -209,9 +209,8 @@ fn check_lock(statement: &pg_sys::LockStmt) -> Result<(), Error> {
     // SAFETY: a list of RangeVar, as long as it says, in a transaction; each name is held by a lock until that ends, so that nobody puts
     // another relation behind it.
     unsafe {
-        let names = &*statement.relations;
-        for position in 0..names.length as usize {
-            let name = (*names.elements.add(position)).ptr_value.cast::<pg_sys::RangeVar>();
+        for name in cells(statement.relations) {
+            let name = name.ptr_value.cast::<pg_sys::RangeVar>();
             let relation = pg_sys::RangeVarGetRelidExtended(
                 name,
                 pg_sys::AccessShareLock as _,
@@ -222,26 +221,89 @@ fn check_lock(statement: &pg_sys::LockStmt) -> Result<(), Error> {
             if relation == pg_sys::InvalidOid {
                 continue; // PostgreSQL's own error follows
             }
-            let is_view = pg_sys::get_rel_relkind(relation) as u8 == pg_sys::RELKIND_VIEW;
-            let reached = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                find_all_inheritors(relation, pg_sys::AccessShareLock as _, std::ptr::null_mut())
-            });
-            let protected = (0..(*reached).length as usize)
-                .map(|position| (*(*reached).elements.add(position)).oid_value)
-                .find(|part| subject::is_protected(*part) && (in_context || !subject::owns(*part)));
-            if is_view || protected.is_some() {
-                let named = subject::name(protected.unwrap_or(relation));
-                return Err(Error::new(Code::PermissionDenied, format!("\"{named}\" cannot be locked in this mode"))
-                    .detail(if is_view {
-                        "A lock on a view is one on every table below it."
-                    } else {
-                        "Every other tenant would wait for it."
-                    })
-                    .hint("Lock rows (SELECT ... FOR UPDATE), or IN ROW EXCLUSIVE MODE at most. A table's owner may lock it without a context."));
+            if let Some(table) = held_up(relation, in_context, &mut Vec::new()) {
+                return Err(Error::new(
+                    Code::PermissionDenied,
+                    format!("\"{}\" cannot be locked in this mode", subject::name(table)),
+                )
+                .detail("Every other tenant would wait for it.")
+                .hint("Lock rows (SELECT ... FOR UPDATE), or IN ROW EXCLUSIVE MODE at most. A table's owner may lock it without a context."));
             }
         }
     }
     Ok(())
+}
+
+/// What other tenants would wait for if a relation were locked: itself, its parts, and what a view reads, for all of these are locked with it.
+///
+/// # Safety
+/// A relation that is locked, in a transaction.
+unsafe fn held_up(relation: pg_sys::Oid, in_context: bool, seen: &mut Vec<pg_sys::Oid>) -> Option<pg_sys::Oid> {
+    if seen.contains(&relation) {
+        return None;
+    }
+    seen.push(relation);
+    // SAFETY: by the contract above; a view's query and the list of parts live as long as the statement.
+    unsafe {
+        if pg_sys::get_rel_relkind(relation) as u8 == pg_sys::RELKIND_VIEW {
+            let view = pg_sys::relation_open(relation, pg_sys::NoLock as _);
+            let table = held_up_by_view(relation, pg_sys::get_view_query(view), in_context, seen);
+            pg_sys::relation_close(view, pg_sys::NoLock as _);
+            return table;
+        }
+        let reached = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_all_inheritors(relation, pg_sys::AccessShareLock as _, std::ptr::null_mut())
+        });
+        cells(reached)
+            .map(|part| part.oid_value)
+            .find(|part| subject::is_protected(*part) && (in_context || !subject::owns(*part)))
+    }
+}
+
+/// The same for a view's query, or one within it. What stands in an expression is not looked into: then it is the view.
+///
+/// # Safety
+/// As [`held_up`].
+unsafe fn held_up_by_view(
+    view: pg_sys::Oid,
+    query: *const pg_sys::Query,
+    in_context: bool,
+    seen: &mut Vec<pg_sys::Oid>,
+) -> Option<pg_sys::Oid> {
+    use pg_sys::RTEKind::{RTE_RELATION, RTE_SUBQUERY};
+    // SAFETY: by the contract above; the lists of a query hold these nodes.
+    unsafe {
+        if (*query).hasSubLinks {
+            return Some(view);
+        }
+        for entry in cells((*query).rtable) {
+            let entry = &*entry.ptr_value.cast::<pg_sys::RangeTblEntry>();
+            let table = match entry.rtekind {
+                RTE_RELATION => {
+                    pg_sys::LockRelationOid(entry.relid, pg_sys::AccessShareLock as _);
+                    held_up(entry.relid, in_context, seen)
+                }
+                RTE_SUBQUERY => held_up_by_view(view, entry.subquery, in_context, seen),
+                _ => None,
+            };
+            if table.is_some() {
+                return table;
+            }
+        }
+        cells((*query).cteList).find_map(|entry| {
+            let query = (*entry.ptr_value.cast::<pg_sys::CommonTableExpr>()).ctequery;
+            held_up_by_view(view, query.cast(), in_context, seen)
+        })
+    }
+}
+
+/// # Safety
+/// A live list, or null.
+unsafe fn cells<'a>(list: *const pg_sys::List) -> impl Iterator<Item = &'a pg_sys::ListCell> {
+    // SAFETY: by the contract above.
+    let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
+    // SAFETY: the list is as long as it says.
+    (0..length).map(move |position| unsafe { &*(*list).elements.add(position) })
 }
 
 /// In a hardened database a channel is its tenant's: named by its id, or beginning with that and a dot or colon.

@@ -284,6 +284,35 @@ def test_D13_lock(sessions, mode):
                 session.execute("BEGIN; " + statement.format(target, mode))
 
 
+VIEWS = {
+    "SELECT * FROM orders": False,
+    "SELECT * FROM over_orders": False,
+    "SELECT x.id FROM (SELECT o.id FROM notices n JOIN orders o ON o.id = n.id) x": False,
+    "WITH w AS (SELECT id FROM orders) SELECT * FROM notices JOIN w USING (id)": False,
+    "SELECT id FROM notices WHERE id IN (SELECT id FROM orders)": False,
+    "SELECT id FROM notices UNION SELECT id FROM orders": False,
+    "SELECT * FROM notices": True,
+    "SELECT * FROM over_notices": True,
+    "WITH w AS (SELECT id FROM over_notices) SELECT w.id FROM w, (SELECT id FROM notices) n": True,
+}
+
+
+def test_D13_lock_of_a_view(sessions):
+    """PostgreSQL locks what a view reads; one that reads no protected table may be locked."""
+    with sessions.database.connect("amp_owner") as owner:
+        owner.execute("CREATE TABLE notices (id int); CREATE VIEW over_notices AS SELECT * FROM notices; GRANT ALL ON notices, over_notices TO PUBLIC")
+        for number, query in enumerate(VIEWS):
+            owner.execute(f"CREATE VIEW asked_{number} WITH (security_invoker) AS {query}; GRANT ALL ON asked_{number} TO PUBLIC")
+    with closing(sessions()) as session:
+        for number, (query, allowed) in enumerate(VIEWS.items()):
+            with session.transaction():
+                if allowed:
+                    session.execute(f"LOCK TABLE asked_{number}")
+                else:
+                    with raises("TN004", "cannot be locked"), session.transaction():
+                        session.execute(f"LOCK TABLE asked_{number}")
+
+
 def test_D13_lock_that_writing_takes(sessions):
     """What INSERT takes anyway may be asked for."""
     with closing(sessions()) as session:

@@ -46,6 +46,12 @@ SELECT * FROM parts.state WHERE relation ~ '(202[567]|_b)';
 CREATE SCHEMA parts_too CREATE TABLE events_2028 PARTITION OF parts.events FOR VALUES FROM ('2028-01-01') TO ('2029-01-01');
 SELECT relrowsecurity AND relforcerowsecurity AS forced FROM pg_class WHERE oid = 'parts_too.events_2028'::regclass;
 
+-- One that comes back from a dump, which switches row_security off.
+SET row_security = off;
+CREATE TABLE parts.events_2029 PARTITION OF parts.events FOR VALUES FROM ('2029-01-01') TO ('2030-01-01');
+RESET row_security;
+SELECT relrowsecurity AND relforcerowsecurity AS forced FROM pg_class WHERE oid = 'parts.events_2029'::regclass;
+
 -- Through the parent or by its own name, a part shows a tenant's rows only.
 \connect - regress_service
 SET amp.tenant_id = 'alpha';
