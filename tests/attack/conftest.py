@@ -1,5 +1,6 @@
 import pytest
 
+from attackers import PLAIN, UNDER_AMP, attacker
 from proofs import CHOOSES, KINDS, Proved
 from world import TABLES, isolate_plainly, under_amp
 
@@ -25,10 +26,28 @@ def proved(amp, request):
     return Proved(amp, request.param)
 
 
+@pytest.fixture(params=[PLAIN, *UNDER_AMP])
+def everywhere(request):
+    """An attacker who is in t1: on plain PostgreSQL first, then under amp by each kind of session."""
+    return attacker(request.getfixturevalue("plain" if request.param == PLAIN else "amp"), request.param)
+
+
+@pytest.fixture(params=UNDER_AMP)
+def under(amp, request):
+    """An attacker who is in t1, under amp, by each kind of session."""
+    return attacker(amp, request.param)
+
+
 @pytest.fixture
 def choosing(amp):
     """Sessions of a client who is in t1 now, and may choose t2."""
     return Proved(amp, CHOOSES)
+
+
+@pytest.fixture
+def bits(record_property):
+    """bits(got, of): how many bits of a hidden value an attack has recovered, for tests/attacks."""
+    return lambda got, of: record_property("bits", [round(got, 1), round(of, 1)])
 
 
 @pytest.fixture

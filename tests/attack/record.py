@@ -1,0 +1,83 @@
+"""A pytest plugin of tests/attacks: runs the tests of catalogue rows only, and writes what each did to the file $AMP_ATTACKS_RECORD.
+
+A test belongs to the rows that its name begins with (test_A1_…, test_F3_F4_…), and to those that list it in rows.toml. Whether it showed the
+attack on plain PostgreSQL, and in which kinds of session it tried it under amp, is seen by where it connects.
+"""
+
+import json
+import os
+import re
+
+import harness
+import pytest
+from proofs import CHOOSES, KINDS
+from rows import listed, rows_of
+
+ROLES = {"amp_svc": "service", "amp_client": "client", "amp_ops": "operator", "amp_owner": "owner"}
+extended, seen, results = {}, set(), []
+
+
+def watch(cls, name, note):
+    original = getattr(cls, name)
+
+    def watched(self, *args, **kw):
+        result = original(self, *args, **kw)
+        note(self, result, *args, **kw)
+        return result
+
+    setattr(cls, name, watched)
+
+
+def made(cluster, database, extension=True, **_):
+    extended[cluster.host, database.name] = extension
+
+
+def connected(cluster, _, dbname="postgres", user="postgres", **__):
+    seen.add((extended.get((cluster.host, dbname), True), user))
+
+
+def pytest_configure():
+    watch(harness.Cluster, "database", made)
+    watch(harness.Cluster, "connect", connected)
+
+
+def pytest_collection_modifyitems(config, items):
+    of_rows = [item for item in items if rows(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in of_rows])
+    items[:] = of_rows
+
+
+def rows(item):
+    return rows_of(item.originalname) or listed(item.nodeid)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_setup(item):
+    seen.clear()
+    yield
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    yield
+    params = item.callspec.params.values() if hasattr(item, "callspec") else []
+    kinds = [value for value in params if value in (*KINDS, CHOOSES)]
+    ordinary = {(extension, user) for extension, user in seen if user != "postgres"}
+    item.user_properties += [
+        ("rows", rows(item)),
+        ("open", [mark.args[0] for mark in item.iter_markers("still_open")]),
+        ("plain", any(not extension and user != "amp_owner" for extension, user in ordinary)),
+        ("amp", kinds or sorted({ROLES.get(user, "other roles") for extension, user in ordinary if extension})),
+    ]
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" or report.outcome != "passed":
+        outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
+        results.append({"test": report.nodeid, "outcome": outcome, "when": report.when, **dict(report.user_properties)})
+
+
+def pytest_sessionfinish(session):
+    if not hasattr(session.config, "workerinput"):  # with pytest-xdist, the workers' reports come here
+        with open(os.environ["AMP_ATTACKS_RECORD"], "w") as file:
+            json.dump(results, file)
