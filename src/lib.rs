@@ -17,6 +17,7 @@
 //! | [`secrets`] | tenants' secrets, encrypted under a key that is not in the database |
 //! | [`tenants`] | membership and permissions, as decisions read them |
 //! | [`usage`] | counters, idempotency keys, spending limits and their alerts; what each tenant's statements cost |
+//! | [`isolation`] | statements that tell of other tenants' rows, hold them up, or leave something in a pooled session |
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
@@ -35,6 +36,7 @@ mod function;
 mod id;
 mod identity;
 mod inline;
+mod isolation;
 mod secrets;
 mod tenants;
 mod usage;
@@ -93,6 +95,7 @@ pub extern "C-unwind" fn _PG_init() {
     audit::init();
     approval::init();
     usage::init();
+    isolation::init();
     context::settings::reserve_prefix();
 }
 
