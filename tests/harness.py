@@ -61,7 +61,7 @@ class Cluster:
 
     def database(self, extension=True, hardened=os.environ.get("AMP_HARDENED") == "1"):
         """A new database; with the extension its roles are in their groups, and it can be hardened."""
-        db = Database(self, f"test_{next(self.numbers)}")
+        db = Database(self, f"test_{next(self.numbers)}", extension)
         with self.connect() as admin:
             admin.execute(f"CREATE DATABASE {db.name}")
             admin.execute(f"GRANT CREATE ON DATABASE {db.name} TO amp_owner")
@@ -96,8 +96,8 @@ class Cluster:
 
 
 class Database:
-    def __init__(self, cluster, name):
-        self.cluster, self.name = cluster, name
+    def __init__(self, cluster, name, extension=True):
+        self.cluster, self.name, self.extension = cluster, name, extension
 
     def connect(self, user="postgres", **kw):
         return self.cluster.connect(self.name, user, **kw)

@@ -14,31 +14,17 @@ from proofs import CHOOSES, KINDS
 from rows import listed, rows_of
 
 ROLES = {"amp_svc": "service", "amp_client": "client", "amp_ops": "operator", "amp_owner": "owner"}
-extended, seen, results = {}, set(), []
-
-
-def watch(cls, name, note):
-    original = getattr(cls, name)
-
-    def watched(self, *args, **kw):
-        result = original(self, *args, **kw)
-        note(self, result, *args, **kw)
-        return result
-
-    setattr(cls, name, watched)
-
-
-def made(cluster, database, extension=True, **_):
-    extended[cluster.host, database.name] = extension
-
-
-def connected(cluster, _, dbname="postgres", user="postgres", **__):
-    seen.add((extended.get((cluster.host, dbname), True), user))
+seen, results = set(), []
 
 
 def pytest_configure():
-    watch(harness.Cluster, "database", made)
-    watch(harness.Cluster, "connect", connected)
+    connect = harness.Database.connect
+
+    def watched(self, user="postgres", **kw):
+        seen.add((self.extension, user))
+        return connect(self, user, **kw)
+
+    harness.Database.connect = watched
 
 
 def pytest_collection_modifyitems(config, items):
