@@ -46,8 +46,9 @@ CREATE FUNCTION amp.hardening_targets() RETURNS TABLE (
         -- By name, so that what another version of PostgreSQL has is found, too.
         SELECT 'function', p.oid, 'EXECUTE', t.keeper
         FROM (VALUES
-            -- What sessions do and have done; what tables, indexes and databases hold, and how they are used.
-            ('pg_stat_get_.*', 'pg_read_all_stats'),
+            -- What sessions do and have done; what tables, indexes and databases hold, and how they are used. Not the counters of
+            -- checkpoints: they tell of the server as a whole, and a dump that revokes those of 15 cannot be restored into 17.
+            ('pg_stat_get_(?!bgwriter_|checkpoint|buf_(written|fsync)_backend).*', 'pg_read_all_stats'),
             ('pg_(relation|table|indexes|total_relation|database|tablespace)_size|pg_relation_filepath', 'pg_read_all_stats'),
             -- Whether a row that the caller need not see was updated, by its ctid.
             ('currtid2', 'pg_read_all_stats'),
