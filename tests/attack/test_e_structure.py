@@ -4,6 +4,7 @@ Waiting for the DDL guard: E1 (new table in a protected schema), dropping amp's 
 Waiting for the doctor: E12. E10 and E11 are F1 to F6, with protect(fix => true).
 """
 
+import psycopg
 import pytest
 
 from harness import raises
@@ -272,3 +273,17 @@ def test_E4_parents_that_are_protected_by_different_columns(amp):
         with raises("42P16"):
             owner.execute("CREATE TABLE child () INHERITS (p1, p2)")
         assert owner.execute("SELECT to_regclass('child')").fetchone() == (None,)
+
+
+def test_E12_statistics_of_a_stranger(plain, amp):
+    """Extended statistics and expression indexes on somebody else's table: PostgreSQL asks for the owner (and for CREATE, CVE-2025-12817)."""
+    for database, setting in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        with database.connect("amp_svc") as svc:
+            svc.execute(f"SET {setting} = 't1'")
+            for attack in ("CREATE STATISTICS pg_temp.both_of ON note, amount FROM orders", "CREATE STATISTICS app_stats ON note, amount FROM orders",
+                           "CREATE INDEX ON orders ((note || 'x'))", "ANALYZE orders; ALTER STATISTICS app_stats SET STATISTICS 1"):
+                with pytest.raises(psycopg.Error) as caught:
+                    svc.execute(attack)
+                assert caught.value.sqlstate in ("42501", "42704", "0A000", "3F000"), attack
+        with database.connect("amp_owner") as owner, raises("42501"):
+            owner.execute("CREATE SCHEMA closed; REVOKE ALL ON SCHEMA closed FROM amp_owner; CREATE STATISTICS closed.s ON note, amount FROM orders")
