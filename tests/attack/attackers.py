@@ -1,8 +1,8 @@
 """Sessions of an attacker who is in t1: on plain PostgreSQL, and under amp_tenancy of every kind."""
 
+from neighbours import PLAIN, TRUSTED
 from proofs import KINDS, Proved
 
-PLAIN, TRUSTED = "plain", "service"
 UNDER_AMP = [TRUSTED, *KINDS]
 
 

@@ -1,7 +1,8 @@
 import pytest
 
-from attackers import PLAIN, UNDER_AMP, attacker
-from proofs import CHOOSES, KINDS, Proved
+from attackers import UNDER_AMP, attacker
+from neighbours import PLAIN, TRUSTED, Neighbours
+from proofs import CHOOSES, KINDS, TOKEN, Proved
 from world import TABLES, isolate_plainly, under_amp
 
 
@@ -36,6 +37,28 @@ def everywhere(request):
 def under(amp, request):
     """An attacker who is in t1, under amp, by each kind of session."""
     return attacker(amp, request.param)
+
+
+@pytest.fixture
+def plain_neighbours(plain):
+    """Two tenants' sessions by one database role, on plain PostgreSQL."""
+    return Neighbours(plain, PLAIN)
+
+
+@pytest.fixture(params=[TRUSTED, TOKEN])
+def open_neighbours(cluster, request):
+    """Two tenants' sessions by one database role, under amp_tenancy in a database that is not hardened."""
+    database = under_amp(cluster.database(hardened=False))
+    yield Neighbours(database, request.param)
+    database.drop()
+
+
+@pytest.fixture(params=[TRUSTED, TOKEN])
+def neighbours(cluster, request):
+    """Two tenants' sessions by one database role, under amp_tenancy in a hardened database."""
+    database = under_amp(cluster.database(hardened=True))
+    yield Neighbours(database, request.param)
+    database.drop()
 
 
 @pytest.fixture
