@@ -8,12 +8,17 @@ BEGIN
     RETURN QUERY
         SELECT f.* FROM (
             SELECT t.* FROM amp.table_findings() t
-            UNION ALL SELECT g.* FROM amp.grant_findings() g
-            UNION ALL SELECT d.* FROM amp.dependent_findings() d
-            UNION ALL SELECT p.* FROM amp.function_findings() p
-            UNION ALL SELECT r.* FROM amp.role_findings() r
-            UNION ALL SELECT s.* FROM amp.server_findings() s
-            UNION ALL SELECT o.* FROM amp.tenant_findings_for_caller() o
+            UNION ALL SELECT t.* FROM amp.grant_findings() t
+            UNION ALL SELECT t.* FROM amp.default_grant_findings() t
+            UNION ALL SELECT t.* FROM amp.access_findings() t
+            UNION ALL SELECT t.* FROM amp.dependent_findings() t
+            UNION ALL SELECT t.* FROM amp.function_findings() t
+            UNION ALL SELECT t.* FROM amp.role_findings() t
+            UNION ALL SELECT t.* FROM amp.replication_findings() t
+            UNION ALL SELECT t.* FROM amp.setting_findings() t
+            UNION ALL SELECT t.* FROM amp.hardening_findings() t
+            UNION ALL SELECT t.* FROM amp.server_findings() t
+            UNION ALL SELECT t.* FROM amp.tenant_findings_for_caller() t
         ) f
         ORDER BY array_position(ARRAY['error', 'warning', 'info'], f.severity), f.code, f.object;
 END
