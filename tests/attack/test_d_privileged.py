@@ -279,17 +279,10 @@ def test_D17_row_locks(plain, amp):
     assert reported(amp, "pgrowlocks")
 
 
-@pytest.mark.still_open("any")
 def test_D17_raw_pages_granted(plain, amp):
-    """Once somebody grants it, it shows every page under amp, too: the doctor names it."""
+    """Somebody grants it: pageinspect itself asks for a superuser."""
     for database in plain, amp:
         with database.connect() as admin:
             admin.execute("CREATE EXTENSION pageinspect; GRANT EXECUTE ON FUNCTION get_raw_page(text, bigint) TO amp_svc")
-        with database.connect("amp_svc") as session:
-            try:
-                page = column(session, "SELECT get_raw_page('orders', 0)")[0]
-            except psycopg.Error as error:  # it also asks whether the caller is a superuser
-                assert error.sqlstate == "42501"
-                continue
-            assert b"secret, too" in page
-    assert reported(amp, "get_raw_page")
+        with database.connect("amp_svc") as session, raises("42501", "superuser"):
+            session.execute("SELECT get_raw_page('orders', 0)")
