@@ -7,6 +7,7 @@
 use super::{catalog, parallel, resolve, session, settings};
 use crate::backend::Local;
 use crate::identity::proof;
+use crate::isolation;
 use crate::{compat, error};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -57,6 +58,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: std::ffi
 unsafe fn before_run(query: *mut pg_sys::QueryDesc) {
     // SAFETY: by the contract above.
     unsafe {
+        isolation::check_explained(query);
         if before(query) && (*query).already_executed {
             // A cursor goes on: it may hold rows back that were read when more was permitted, in a sort for instance.
             error::guarded(resolve::check_reads);

@@ -100,15 +100,28 @@ pub(super) fn end() {
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: PostgreSQL hands every hook a live query; this frame owns nothing, so an error may jump over it.
     unsafe {
-        if EXPLAINING.get() {
+        check_explained(query);
+        match NEXT_START.get() {
+            Some(next) => next(query, flags),
+            None => standard_ExecutorStart(query, flags),
+        }
+    }
+}
+
+/// Refuses a query under EXPLAIN that reads protected tables: when it starts, and whenever it runs, for it may be a cursor that was opened
+/// before and whose blocks are counted now.
+///
+/// # Safety
+/// A live query, in a frame that owns nothing.
+#[inline(always)]
+pub(crate) unsafe fn check_explained(query: *mut pg_sys::QueryDesc) {
+    if EXPLAINING.get() {
+        // SAFETY: by the contract above.
+        unsafe {
             error::guarded(|| match subject::reads_protected((*query).plannedstmt) {
                 Some(table) => Err(refusal(format!("EXPLAIN is not for table \"{}\"", subject::name(table)))),
                 None => Ok(()),
             });
-        }
-        match NEXT_START.get() {
-            Some(next) => next(query, flags),
-            None => standard_ExecutorStart(query, flags),
         }
     }
 }

@@ -105,7 +105,10 @@ pub(crate) fn close_strangers() {
         }
         // SAFETY: a portal that holds stored rows and no query; PortalDrop() fails for pinned and running ones only.
         unsafe {
-            if (*portal).portalPinned || (*portal).status == pg_sys::PortalStatus::PORTAL_ACTIVE {
+            if (*portal).holdStore.is_null()
+                || (*portal).portalPinned
+                || (*portal).status == pg_sys::PortalStatus::PORTAL_ACTIVE
+            {
                 return true;
             }
             pg_sys::PortalDrop(portal, false);

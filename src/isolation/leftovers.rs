@@ -5,7 +5,7 @@
 //!
 //! PostgreSQL keeps for each setting what it was before the transaction, so as to bring it back on ROLLBACK. Just before a commit we tell
 //! it to do the same. Statements that SQL prepared are dropped at the end; those that drivers prepare by the protocol stay, which poolers
-//! know of, and which name no tenant.
+//! know of, and which name no tenant. lastval() and currval() know of no sequence afterwards.
 
 use super::subject;
 use crate::backend::Local;
@@ -16,6 +16,11 @@ use crate::identity::proof;
 use pgrx::{notice, pg_sys};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_void};
+
+unsafe extern "C-unwind" {
+    // Not in pgrx's bindings.
+    fn ResetSequenceCaches();
+}
 
 /// What a transaction pooler sets itself, to what the client at the other end wants.
 const POOLERS: [&CStr; 6] = [
@@ -110,6 +115,10 @@ unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut 
             }
         }
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
+            if settings::scope() == settings::ContextScope::Transaction {
+                // SAFETY: frees what the backend knows of sequences, and asks no catalog.
+                unsafe { ResetSequenceCaches() };
+            }
             if !LENT.get() {
                 LENT.set(has_context());
             }

@@ -5,9 +5,9 @@
 //! |---|---|
 //! | [`subject`] | who is guarded, and what |
 //! | [`explain`] | what plans tell: EXPLAIN, debug_print_plan, auto_explain |
-//! | [`statements`] | LOCK TABLE, WITH HOLD, PREPARE, PREPARE TRANSACTION, LISTEN |
+//! | [`statements`] | LOCK TABLE, WITH HOLD, PREPARE, PREPARE TRANSACTION, LISTEN, ALTER ROLE |
 //! | [`objects`] | triggers and foreign keys on protected tables, temporary objects, functions that act on the session |
-//! | [`leftovers`] | settings and prepared statements end with the transaction, in transaction scope |
+//! | [`leftovers`] | settings, prepared statements and currval() end with the transaction, in transaction scope |
 //! | [`held_cursors`] | rows of a WITH HOLD cursor are the context's that fetched them |
 //! | [`ddl_guard`] | what `sql/isolation/ddl_guard.sql` needs: the catalogs before a statement, and the override |
 //! | [`foreign_key_check`] | foreign keys on protected tables can be added by their owner |
@@ -29,6 +29,7 @@ mod objects;
 mod statements;
 mod subject;
 
+pub(crate) use explain::check_explained;
 pub(crate) use held_cursors::close_strangers;
 
 pub(crate) fn init() {

@@ -2,7 +2,7 @@
 
 use super::{explain, hardening, held_cursors, leftovers, subject};
 use crate::backend::Local;
-use crate::context::{resolve, settings, transaction};
+use crate::context::{resolve, session, settings, transaction};
 use crate::error::{self, Code, Error};
 use crate::identity::proof;
 use pgrx::pg_sys;
@@ -52,6 +52,8 @@ fn is_looked_at(statement: pg_sys::NodeTag) -> bool {
             | T_TransactionStmt
             | T_ListenStmt
             | T_VariableSetStmt
+            | T_AlterRoleStmt
+            | T_AlterRoleSetStmt
     )
 }
 
@@ -160,6 +162,7 @@ unsafe fn before(statement: *mut pg_sys::Node) -> Result<After, Error> {
             T_ListenStmt if subject::is_guarded() && subject::is_ordinary() => {
                 check_channel(CStr::from_ptr((*statement.cast::<pg_sys::ListenStmt>()).conditionname))?;
             }
+            T_AlterRoleStmt | T_AlterRoleSetStmt if subject::is_guarded() => check_role_change()?,
             T_VariableSetStmt if !(*statement.cast::<pg_sys::VariableSetStmt>()).is_local => leftovers::note_set(),
             _ => {}
         }
@@ -171,6 +174,16 @@ fn outlives(message: &str, hint: &str) -> Error {
     Error::new(Code::PermissionDenied, message)
         .detail("With amp.context_scope = 'transaction' others borrow this session, and nothing may outlive its transaction.")
         .hint(hint)
+}
+
+/// Every role may give itself a password and settings, and all tenants share a service's. Errors: TN004.
+fn check_role_change() -> Result<(), Error> {
+    if !session::current().service || !subject::is_ordinary() {
+        return Ok(());
+    }
+    Err(Error::new(Code::PermissionDenied, "roles cannot be changed in a service's session")
+        .detail("All tenants share its login role: a password or a setting would be everybody's.")
+        .hint("Connect as an administrator, who is not in amp_service."))
 }
 
 /// What is prepared is everybody's who logs in with this role.

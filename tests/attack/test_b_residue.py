@@ -443,6 +443,29 @@ def test_B8_session_scope_and_operators_keep_what_they_set(amp):
         assert column(session, "SHOW statement_timeout") == ["1h"]
 
 
+def last_id(world):
+    """t1 inserts a row with a generated id, t2 asks for the last one."""
+    with world.database.connect("amp_owner") as owner:
+        owner.execute("CREATE SEQUENCE ids START 7001; GRANT USAGE ON ids TO amp_svc, amp_client")
+    with closing(world.connect()) as connection:
+        with borrowed(world, connection, "t1"):
+            connection.execute("INSERT INTO orders (id, tenant_id) VALUES (nextval('ids'), 't1')")
+            assert column(connection, "SELECT lastval()") == [7001]
+        with borrowed(world, connection, "t2"):
+            return column(connection, "SELECT lastval()")
+
+
+def test_B8_last_value_plain(poor):
+    """Plain: t2 is told the id that t1 was given last."""
+    assert last_id(poor) == [7001]
+
+
+def test_B8_last_value(pooled):
+    """The same under amp: forgotten."""
+    with raises("55000", "lastval"):
+        last_id(pooled)
+
+
 def test_B8_row_security_off_shows_nothing(pooled):
     """Switched off before the connection is lent, it is an error for t2, not everybody's rows."""
     with pooled.connect() as connection:

@@ -96,6 +96,22 @@ def test_G1_explain(sessions, asked):
         assert column(session, "EXPLAIN (COSTS off) SELECT 1 AS one") == ["Result"]
 
 
+def test_G1_explain_of_a_cursor_that_is_open(sessions):
+    """A cursor from before the EXPLAIN is fetched inside of it: its blocks would be counted."""
+    with sessions.database.connect("amp_owner") as owner:
+        owner.execute("""
+            CREATE FUNCTION fetched(c refcursor) RETURNS int LANGUAGE plpgsql AS
+                $$ DECLARE n int; BEGIN FETCH c INTO n; RETURN n; END $$""")
+    with closing(sessions()) as session:
+        opened = "BEGIN; DECLARE c CURSOR FOR SELECT amount FROM orders ORDER BY id"
+        session.execute(opened)
+        assert column(session, "SELECT fetched('c')") == [10]
+        session.execute("ROLLBACK")
+        session.execute(opened)
+        with raises("TN004", "EXPLAIN is not for table"):
+            session.execute("EXPLAIN (ANALYZE, BUFFERS) SELECT fetched('c')")
+
+
 def test_G1_explain_of_what_is_nobodys(sessions):
     """Tables without row security, functions and settings are explained as ever, and a caught refusal leaves nothing behind."""
     with sessions.database.connect("amp_owner") as owner:
@@ -395,3 +411,28 @@ def test_I1_listen_plain(plain):
         one.execute("LISTEN orders_t2")
         two.execute("NOTIFY orders_t2, 'private'")
         assert next(one.notifies()).payload == "private"
+
+
+def test_A7_own_role_plain(plain, cluster):
+    """Plain: whoever injects SQL gives the role that all tenants share another password and settings."""
+    with plain.connect("amp_svc") as session:
+        session.execute("ALTER ROLE amp_svc PASSWORD 'mine'; ALTER ROLE amp_svc SET search_path = 'elsewhere'")
+    with plain.connect("amp_svc") as next_one:
+        assert column(next_one, "SHOW search_path") == ["elsewhere"]
+    with cluster.connect() as admin:
+        admin.execute("ALTER ROLE amp_svc PASSWORD NULL; ALTER ROLE amp_svc RESET ALL")
+
+
+@pytest.mark.parametrize("change", ["ALTER ROLE amp_svc PASSWORD 'mine'", "ALTER USER CURRENT_USER VALID UNTIL '2020-01-01'",
+                                    "ALTER ROLE amp_svc SET search_path = 'elsewhere'", "ALTER ROLE SESSION_USER RESET ALL",
+                                    "DO $$ BEGIN ALTER ROLE amp_svc SET search_path = 'elsewhere'; END $$"])  # fmt: skip
+def test_A7_own_role(amp, change):
+    """Under amp a service's session changes no role; a client, whose role is his own, may change his password."""
+    with amp.connect("amp_svc") as session:
+        with raises("TN004", "roles cannot be changed"):
+            session.execute(change)
+        session.execute("SET amp.tenant_id = 't1'")
+        with raises("TN004", "roles cannot be changed"):
+            session.execute(change)
+    with amp.connect("amp_client") as client:
+        client.execute("ALTER ROLE amp_client PASSWORD NULL")
