@@ -85,8 +85,8 @@ extension_sql_file!("../sql/isolation/doctor/functions.sql", name = "doctor_func
 extension_sql_file!("../sql/isolation/doctor/roles.sql", name = "doctor_roles", requires = ["doctor_functions"]);
 extension_sql_file!("../sql/isolation/doctor/grants.sql", name = "doctor_grants", requires = ["doctor_roles"]);
 extension_sql_file!("../sql/isolation/doctor/views.sql", name = "doctor_views", requires = ["doctor_grants"]);
-extension_sql_file!("../sql/isolation/doctor/replication.sql", name = "doctor_replication", requires = ["doctor_views"]);
-extension_sql_file!("../sql/isolation/doctor/server.sql", name = "doctor_server", requires = ["doctor_replication"]);
+extension_sql_file!("../sql/isolation/doctor/replication.sql", name = "replication", requires = ["doctor_views"]);
+extension_sql_file!("../sql/isolation/doctor/server.sql", name = "doctor_server", requires = ["replication"]);
 extension_sql_file!("../sql/isolation/doctor/tenants.sql", name = "doctor_tenants", requires = ["doctor_server"]);
 extension_sql_file!("../sql/isolation/doctor/doctor.sql", name = "doctor", requires = ["doctor_tenants"]);
 extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["doctor"]);

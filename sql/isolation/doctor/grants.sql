@@ -58,13 +58,10 @@ COMMENT ON FUNCTION amp.default_grant_findings() IS
 
 CREATE FUNCTION amp.access_findings() RETURNS TABLE (severity text, code text, object text, finding text, fix text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH subject AS MATERIALIZED (
-        SELECT s.role FROM amp.subject_roles s
-    ), grantee AS MATERIALIZED (
+    WITH named AS MATERIALIZED (
         -- Whose privileges are theirs.
-        SELECT 0::oid AS role UNION SELECT r.oid FROM pg_roles r WHERE EXISTS (SELECT FROM subject s WHERE pg_has_role(s.role, r.oid, 'MEMBER'))
-    ), named AS MATERIALIZED (
-        SELECT g.role, CASE g.role WHEN 0 THEN 'PUBLIC' ELSE g.role::regrole::text END AS name FROM grantee g
+        SELECT 0::oid AS role, 'PUBLIC' AS name
+        UNION SELECT m.role, m.role::regrole::text FROM amp.subject_roles s, unnest(s.roles) m(role)
     )
     SELECT 'warning', 'schema-creatable', format('schema %I', n.nspname),
            format('%s may create in it: functions and tables that stand before others for whoever has it in his search_path.', who.name),

@@ -1,21 +1,23 @@
 -- What the doctor finds in roles: of those who use protected tables, whoever is more than a user of them.
 
 CREATE VIEW amp.subject_roles WITH (security_invoker) AS
-    SELECT r.oid AS role, r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolreplication, s.service
-    FROM pg_catalog.pg_roles r
-    CROSS JOIN LATERAL (
+    WITH RECURSIVE user_of AS MATERIALIZED (
+        SELECT DISTINCT g.grantee AS role
+        FROM amp.protected_tables p JOIN pg_catalog.pg_class c ON c.oid = p.relation, pg_catalog.aclexplode(c.relacl) g
+        WHERE g.grantee NOT IN (0, c.relowner)
+    ), above(login, role) AS (
+        SELECT r.oid, r.oid FROM pg_catalog.pg_roles r WHERE r.rolcanlogin
+        UNION
+        SELECT a.login, m.roleid FROM above a JOIN pg_catalog.pg_auth_members m ON m.member = a.role
+    ), acting AS (
         -- As a superuser is a member of everything: by what was granted.
-        WITH RECURSIVE above(role) AS (
-            SELECT r.oid UNION SELECT m.roleid FROM above a JOIN pg_catalog.pg_auth_members m ON m.member = a.role
-        ) SELECT pg_catalog.array_agg(above.role), pg_catalog.bool_or(g.rolname = 'amp_service')
-          FROM above JOIN pg_catalog.pg_roles g ON g.oid = above.role
-    ) s(roles, service)
-    WHERE r.rolcanlogin AND (s.service OR NOT r.rolsuper AND EXISTS (
-        SELECT FROM (
-            SELECT DISTINCT g.grantee
-            FROM amp.protected_tables p JOIN pg_catalog.pg_class c ON c.oid = p.relation, pg_catalog.aclexplode(c.relacl) g
-            WHERE g.grantee NOT IN (0, c.relowner)) user_of
-        WHERE user_of.grantee = ANY (s.roles)));
+        SELECT a.login, pg_catalog.array_agg(a.role) AS roles, pg_catalog.bool_or(g.rolname = 'amp_service') AS service,
+               pg_catalog.bool_or(u.role IS NOT NULL) AS uses
+        FROM above a JOIN pg_catalog.pg_roles g ON g.oid = a.role LEFT JOIN user_of u ON u.role = a.role GROUP BY a.login
+    )
+    SELECT r.oid AS role, r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolreplication, a.service, a.roles
+    FROM acting a JOIN pg_catalog.pg_roles r ON r.oid = a.login
+    WHERE a.service OR a.uses AND NOT r.rolsuper;
 COMMENT ON VIEW amp.subject_roles IS
 'Internal: login roles that tenancy is to hold for: services, and those who were granted something on a protected table.';
 GRANT SELECT ON amp.subject_roles TO PUBLIC;

@@ -51,6 +51,7 @@ CREATE FUNCTION amp.table_findings(touched oid[] DEFAULT NULL)
 #variable_conflict use_column
 DECLARE
     family oid[];
+    with_policies oid[];
 BEGIN
     IF touched IS NULL THEN
         family := ARRAY(
@@ -60,8 +61,10 @@ BEGIN
             WHERE c.relkind IN ('r', 'p', 'f') AND c.relnamespace IN (
                 SELECT n.oid FROM amp.protected_schemas s JOIN pg_namespace n ON n.nspname = s.schema
                 UNION SELECT t.relnamespace FROM amp.protected_tables p JOIN pg_class t ON t.oid = p.relation));
+        with_policies := ARRAY(SELECT DISTINCT o.polrelid FROM pg_policy o);
     ELSE
         family := amp.relatives(touched);
+        with_policies := family;
     END IF;
     RETURN QUERY
     WITH protected AS MATERIALIZED (
@@ -139,8 +142,9 @@ BEGIN
     UNION ALL
     SELECT 'warning', 'policy-without-row-security', amp.qualified(c.oid), 'It has policies, and row security is not enabled: they do nothing.',
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', amp.qualified(c.oid))
-    FROM (SELECT DISTINCT o.polrelid FROM pg_policy o WHERE touched IS NULL OR o.polrelid = ANY (family)) o JOIN pg_class c ON c.oid = o.polrelid
-    WHERE NOT c.relrowsecurity AND NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = c.oid)
+    FROM unnest(with_policies) o(oid) JOIN pg_class c ON c.oid = o.oid
+    WHERE NOT c.relrowsecurity AND EXISTS (SELECT FROM pg_policy o WHERE o.polrelid = c.oid)
+      AND NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = c.oid)
     UNION ALL
     SELECT 'error', 'truncate-unguarded', p.named, 'The trigger that refuses TRUNCATE is missing or does not always fire.', p.again
     FROM protected p
