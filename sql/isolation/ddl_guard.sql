@@ -160,9 +160,9 @@ COMMENT ON FUNCTION amp.refuse_opened(text, jsonb) IS
 
 CREATE FUNCTION amp.finished_later() RETURNS text[]
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT ARRAY['table-unprotected']
+    SELECT ARRAY['table-unprotected', 'approval-ungated']
 $$;
-COMMENT ON FUNCTION amp.finished_later() IS 'Internal: the findings that protecting or sharing a new table closes: they may wait for the end of its transaction.';
+COMMENT ON FUNCTION amp.finished_later() IS 'Internal: the findings that may wait for the end of the transaction: protecting or sharing closes that of a new table; a gate that is made anew is closed in two steps.';
 
 CREATE TABLE amp.unfinished_tables (relation oid NOT NULL, forgotten boolean NOT NULL DEFAULT false);
 COMMENT ON TABLE amp.unfinished_tables IS
