@@ -45,15 +45,18 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item):
+    prepared = set(seen)
+    seen.clear()
     yield
     params = item.callspec.params.values() if hasattr(item, "callspec") else []
     kinds = [value for value in params if value in (*KINDS, CHOOSES)]
-    ordinary = {(extension, user) for extension, user in seen if user != "postgres"}
+    roles = {ROLES.get(user, "other roles") for extension, user in seen if extension and user != "postgres"}
+    roles = roles - {"operator", "owner"} or roles  # who prepares the ground, unless nobody else comes
     item.user_properties += [
         ("rows", rows(item)),
         ("open", [mark.args[0] for mark in item.iter_markers("still_open")]),
-        ("plain", any(not extension and user != "amp_owner" for extension, user in ordinary)),
-        ("amp", kinds or sorted({ROLES.get(user, "other roles") for extension, user in ordinary if extension})),
+        ("plain", any(not extension and user not in ("postgres", "amp_owner") for extension, user in seen | prepared)),
+        ("amp", kinds or sorted(roles)),
     ]
 
 
