@@ -62,8 +62,7 @@ def pytest_runtest_call(item):
 
 def pytest_runtest_logreport(report):
     if report.when == "call" or report.outcome != "passed":
-        outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
-        results.append({"test": report.nodeid, "outcome": outcome, "when": report.when, **dict(report.user_properties)})
+        results.append({"test": report.nodeid, "outcome": report.outcome, **dict(report.user_properties)})
 
 
 def pytest_sessionfinish(session):

@@ -1,7 +1,6 @@
 """A. Forging the context, as a service over a real connection; a client is refused outright.
 
-Waiting: A19 (stolen or replayed proof: tokens and keys), A5's REVOKE TEMPORARY (statement guard).
-A20 is C5, in test_c_shadowing.py; A14 is in test_a_late_library.py.
+A19 (stolen or replayed proofs) is in test_a_identity.py. A20 is C5, in test_c_shadowing.py; A14 is in test_a_late_library.py.
 """
 
 import psycopg

@@ -1,6 +1,6 @@
 """C. Plans and execution: cached plans across tenants, leaky functions, error probes, parallel workers, odd scans.
 
-Not tested: C11 (xmin, ctid of one's own rows; documented). Waiting: LEAKPROOF functions and min. server version (doctor).
+LEAKPROOF functions and the server's version are the doctor's.
 """
 
 import psycopg
