@@ -161,7 +161,7 @@ def test_G4_plans_in_messages(accounts, bits):
             session.execute("SET debug_print_plan = on")
             session.execute(RANGE.format(*bounds))
             session.execute("SET debug_print_plan = off")
-            return re.findall(r":plan_rows (\d+)", "\n".join(heard))
+            return re.findall(r"plan_rows (\d+)", "\n".join(heard))
 
         judge(accounts, asked, bits, ["TN004"])
 
