@@ -318,7 +318,7 @@ def test_B7_prepared_statement_in_front(pooled):
 
 
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-def test_B7_a_prepared_statement_has_the_tenant_of_who_executes_it(pooled, mode):
+def test_B7_a_prepared_statement_has_the_tenant_of_who_executes_it(pooled, monitor, mode):
     """Prepared by the protocol, as drivers do, and planned under t1; executed under t2 and under nobody."""
     with pooled.connect(options=f"-c plan_cache_mode={mode}") as connection:
 
