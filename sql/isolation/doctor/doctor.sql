@@ -2,7 +2,7 @@
 -- a way to one; info), a stable code, the object, one sentence, and what closes it. Each function looks at one kind of object.
 
 CREATE FUNCTION amp.doctor() RETURNS TABLE (severity text, code text, object text, finding text, fix text)
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
     PERFORM amp.mark_caller();
     RETURN QUERY
