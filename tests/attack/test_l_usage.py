@@ -69,7 +69,10 @@ def test_L3_meter_on_a_table_of_ones_own(amp):
         admin.execute("GRANT CREATE ON SCHEMA public TO amp_client")
     with amp.connect("amp_client") as client:
         client.execute("CREATE TABLE own (tenant_id text COLLATE \"C\"); SELECT amp.protect('own'); SELECT amp.meter('own', 'rows')")
-        client.execute("ALTER TABLE own DISABLE ROW LEVEL SECURITY")
+        with raises("TN008"):
+            client.execute("ALTER TABLE own DISABLE ROW LEVEL SECURITY")
+        with amp.connect() as admin, admin.transaction():  # somebody lets it pass
+            admin.execute("SET LOCAL amp.allow_unsafe_ddl = on; ALTER TABLE own DISABLE ROW LEVEL SECURITY")
         with raises("42501", match="add_usage"):
             client.execute("INSERT INTO own SELECT 't2' FROM generate_series(1, 1000)")
     with amp.connect() as admin:
