@@ -3,6 +3,10 @@ import pytest
 from harness import Cluster
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "still_open(when): shows that an attack works under amp: in any database, or in one that is not hardened")
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """One server for the whole run, amp_tenancy preloaded."""

@@ -43,7 +43,7 @@ class Cluster:
         self.dir = tempfile.mkdtemp(prefix="amp.", dir=PLACE)
         os.chmod(self.dir, 0o755)
         self.host, self.log = f"{self.dir}/socket", f"{self.dir}/log"
-        self.numbers, self.port = count(1), settings.get("port", 5432)
+        self.numbers, self.port, self.extended = count(1), settings.get("port", 5432), False
         lines = [f"{key}={value}" for key, value in settings.items()]
         try:
             if primary:
@@ -61,24 +61,36 @@ class Cluster:
         to = {"host": self.host, "port": self.port, **kw}
         return psycopg.connect(dbname=dbname, user=user, autocommit=autocommit, **to)
 
-    def database(self, extension=True, hardened=None):
-        """A new database; with the extension its roles are in their groups, and it can be hardened."""
-        db = Database(self, f"test_{next(self.numbers)}")
-        with self.connect() as admin:
-            admin.execute(f"CREATE DATABASE {db.name}")
-            admin.execute(f"GRANT CREATE ON DATABASE {db.name} TO amp_owner")
-        with db.connect() as admin:
-            admin.execute("GRANT CREATE ON SCHEMA public TO amp_owner")
-            if extension:
-                admin.execute("CREATE EXTENSION amp_tenancy")
+    def template(self):
+        """A database with the extension, whose roles are in their groups: to copy it takes a fraction of the time of CREATE EXTENSION."""
+        if not self.extended:
+            with self.connect() as admin:
+                admin.execute("CREATE DATABASE extended")
+            with self.connect("extended") as admin:
+                admin.execute("GRANT CREATE ON SCHEMA public TO amp_owner; CREATE EXTENSION amp_tenancy")
                 for role, group in ROLES.items():
                     if group:
                         admin.execute(f"GRANT {group} TO {role}")
-                by_default = hardened is None and HARDENED
-                if hardened or by_default:
-                    admin.execute("SELECT FROM amp.harden()")
-                if by_default:
-                    admin.execute(f"GRANT TEMPORARY ON DATABASE {db.name} TO {', '.join(ROLES)}")
+            with self.connect() as admin:
+                admin.execute("ALTER DATABASE extended ALLOW_CONNECTIONS false")
+            self.extended = True
+        return "extended"
+
+    def database(self, extension=True, hardened=None):
+        """A new database; with the extension its roles are in their groups, and it can be hardened."""
+        db = Database(self, f"test_{next(self.numbers)}", extension)
+        with self.connect() as admin:
+            admin.execute(f"CREATE DATABASE {db.name} TEMPLATE {self.template() if extension else 'template1'}")
+            admin.execute(f"GRANT CREATE ON DATABASE {db.name} TO amp_owner")
+        with db.connect() as admin:
+            if not extension:
+                admin.execute("GRANT CREATE ON SCHEMA public TO amp_owner")
+                return db
+            by_default = hardened is None and HARDENED
+            if hardened or by_default:
+                admin.execute("SELECT FROM amp.harden()")
+            if by_default:
+                admin.execute(f"GRANT TEMPORARY ON DATABASE {db.name} TO {', '.join(ROLES)}")
         return db
 
     def start(self):
@@ -101,8 +113,8 @@ class Cluster:
 
 
 class Database:
-    def __init__(self, cluster, name):
-        self.cluster, self.name = cluster, name
+    def __init__(self, cluster, name, extension=True):
+        self.cluster, self.name, self.extension = cluster, name, extension
 
     def connect(self, user="postgres", **kw):
         return self.cluster.connect(self.name, user, **kw)

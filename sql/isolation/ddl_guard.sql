@@ -105,7 +105,8 @@ BEGIN
         SELECT amp.qualified(u) FROM unnest(amp.catalogs_at(
             moment, 'SELECT amp.unguarded($1, $2)::text', coalesce(family, '{}'),
             ARRAY(SELECT p.relation::oid FROM amp.protected_tables p WHERE p.relation = ANY (family)))::oid[]) u);
-    before := coalesce(amp.catalogs_at(moment, errors, relations, functions)::jsonb, '[]');
+    -- A new part is no relative of anything yet, before the statement: what was open in its parents was so then.
+    before := coalesce(amp.catalogs_at(moment, errors, coalesce(family, relations), functions)::jsonb, '[]');
     RETURN (
         SELECT jsonb_agg(f.document ORDER BY f.document ->> 'code', f.document ->> 'object')
         FROM jsonb_array_elements(found) f(document)

@@ -1,5 +1,6 @@
 import pytest
 
+from attackers import UNDER_AMP, attacker
 from neighbours import PLAIN, TRUSTED, Neighbours
 from proofs import CHOOSES, KINDS, TOKEN, Proved
 from world import TABLES, isolate_plainly, under_amp
@@ -24,6 +25,18 @@ def amp(fresh_db):
 def proved(amp, request):
     """Sessions under amp_tenancy that have proved who they are and can enter t1 alone, by each kind of proof."""
     return Proved(amp, request.param)
+
+
+@pytest.fixture(params=[PLAIN, *UNDER_AMP])
+def everywhere(request):
+    """An attacker who is in t1: on plain PostgreSQL first, then under amp by each kind of session."""
+    return attacker(request.getfixturevalue("plain" if request.param == PLAIN else "amp"), request.param)
+
+
+@pytest.fixture(params=UNDER_AMP)
+def under(amp, request):
+    """An attacker who is in t1, under amp, by each kind of session."""
+    return attacker(amp, request.param)
 
 
 @pytest.fixture
@@ -52,6 +65,12 @@ def neighbours(cluster, request):
 def choosing(amp):
     """Sessions of a client who is in t1 now, and may choose t2."""
     return Proved(amp, CHOOSES)
+
+
+@pytest.fixture
+def bits(record_property):
+    """bits(got, of): how many bits of a hidden value an attack has recovered, for tests/attacks."""
+    return lambda got, of: record_property("bits", [round(got, 1), round(of, 1)])
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A. Forging the context, as a service over a real connection; a client is refused outright.
 
-Waiting: A19 (stolen or replayed proof: tokens and keys), A5's REVOKE TEMPORARY (statement guard).
-A20 is C5, in test_c_shadowing.py; A14 is in test_a_late_library.py.
+A19 (stolen or replayed proofs) is in test_a_identity.py. A20 is C5, in test_c_shadowing.py; A14 is in test_a_late_library.py.
 """
 
 import psycopg
@@ -314,23 +313,24 @@ def test_A12_commit_and_chain(plain, amp):
 def test_A12_commit_in_a_procedure(plain, amp):
     """COMMIT inside CALL ends SET LOCAL in the middle of the procedure, and the session's value shows through."""
     procedure = """
-        CREATE PROCEDURE pg_temp.p(INOUT result text) LANGUAGE plpgsql AS $$
+        CREATE PROCEDURE p(INOUT result text) LANGUAGE plpgsql AS $$
         BEGIN
             PERFORM set_config('{0}', 't1', true);
             SELECT min(note) INTO result FROM orders;
             COMMIT;
             SELECT min(note) INTO result FROM orders;
         END $$"""
+    for database, setting in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        with database.connect("amp_owner") as owner:
+            owner.execute(procedure.format(setting))
     with plain.connect("amp_svc") as svc:
         svc.execute("SET app.tenant = 't2'")
-        svc.execute(procedure.format("app.tenant"))
-        assert column(svc, "CALL pg_temp.p(NULL)") == ["secret"]
+        assert column(svc, "CALL p(NULL)") == ["secret"]
     transaction_scope(amp)
     with amp.connect("amp_svc") as svc:
         svc.execute("SET amp.tenant_id = 't2'")
-        svc.execute(procedure.format("amp.tenant_id"))
         with raises("TN001"):
-            svc.execute("CALL pg_temp.p(NULL)")
+            svc.execute("CALL p(NULL)")
 
 
 def test_A12_tenant_as_an_argument_outlives_a_commit(amp):

@@ -496,21 +496,22 @@ def test_A12_chained_transaction(proved, chain):
 def test_A12_commit_in_a_procedure(proved):
     """COMMIT inside CALL: in transaction scope the proof ends in the middle of the procedure."""
     proved.set("amp.context_scope = 'transaction'")
-    with proved.connect() as session:
-        proved.enter(session, token(claims("two")))
-        session.execute(f"""
-            CREATE PROCEDURE pg_temp.p(INOUT result text) LANGUAGE plpgsql AS $$
+    with proved.database.connect("amp_owner") as owner:
+        owner.execute(f"""
+            CREATE PROCEDURE p(INOUT result text) LANGUAGE plpgsql AS $$
             BEGIN
                 PERFORM amp.authenticate('{token(claims("two", "t2"))}');
                 PERFORM FROM orders;
                 COMMIT;
                 SELECT min(note) INTO result FROM orders;
             END $$""")
+    with proved.connect() as session:
+        proved.enter(session, token(claims("two")))
         if proved.kind == BOUND:
-            assert column(session, "CALL pg_temp.p(NULL)") == ["mine"]
+            assert column(session, "CALL p(NULL)") == ["mine"]
         else:
             with raises("TN001"):
-                session.execute("CALL pg_temp.p(NULL)")
+                session.execute("CALL p(NULL)")
 
 
 def test_A13_proof_outside_of_a_transaction(proved):

@@ -1,7 +1,6 @@
 """A and D. Who the session is: roles that bypass row security, and roles that change while a session is open.
 
-Waiting: D1 to D3 (views, materialized views and functions of a superuser: DDL guard, doctor), D6 to D9, D13 to D17 (doctor,
-statement guard), D10 and D11 (TRIGGER and REFERENCES: statement guard).
+The other rows of D are in test_d_privileged.py.
 """
 
 import pytest

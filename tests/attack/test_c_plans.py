@@ -1,6 +1,6 @@
 """C. Plans and execution: cached plans across tenants, leaky functions, error probes, parallel workers, odd scans.
 
-Not tested: C11 (xmin, ctid of one's own rows; documented). Waiting: LEAKPROOF functions and min. server version (doctor).
+LEAKPROOF functions and the server's version are the doctor's.
 """
 
 import psycopg
@@ -283,3 +283,17 @@ def test_C12_row_security_off(world):
         for attack in "SELECT * FROM orders", "DELETE FROM orders", "COPY orders TO STDOUT":
             with raises("42501"):
                 svc.execute(attack)
+
+
+@pytest.mark.still_open("any")
+def test_C11_system_columns(world):
+    """xmin and ctid of one's own rows: how many transactions and how many rows the others had in between."""
+    database, name = world
+    with database.connect("amp_svc") as svc, database.connect() as admin:
+        svc.execute(f"SET {name} = 't1'; INSERT INTO orders (id, tenant_id) VALUES (91, 't1')")
+        for number in range(3):
+            admin.execute("INSERT INTO orders (id, tenant_id) VALUES (%s, 't2')", [92 + number])
+        svc.execute("INSERT INTO orders (id, tenant_id) VALUES (99, 't1')")
+        (first, place), (last, further) = svc.execute(
+            "SELECT xmin::text::int, (ctid::text::point)[1] FROM orders WHERE id > 90 ORDER BY id").fetchall()
+    assert last - first >= 4 and further - place == 4

@@ -4,6 +4,7 @@ Waiting for the DDL guard: E1 (new table in a protected schema), dropping amp's 
 Waiting for the doctor: E12. E10 and E11 are F1 to F6, with protect(fix => true).
 """
 
+import psycopg
 import pytest
 
 from harness import raises
@@ -272,3 +273,62 @@ def test_E4_parents_that_are_protected_by_different_columns(amp):
         with raises("42P16"):
             owner.execute("CREATE TABLE child () INHERITS (p1, p2)")
         assert owner.execute("SELECT to_regclass('child')").fetchone() == (None,)
+
+
+def test_E12_statistics_of_a_stranger(plain, amp):
+    """Extended statistics and expression indexes on somebody else's table: PostgreSQL asks for the owner (and for CREATE, CVE-2025-12817)."""
+    for database, setting in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        with database.connect("amp_svc") as svc:
+            svc.execute(f"SET {setting} = 't1'")
+            for attack in ("CREATE STATISTICS pg_temp.both_of ON note, amount FROM orders", "CREATE STATISTICS app_stats ON note, amount FROM orders",
+                           "CREATE INDEX ON orders ((note || 'x'))", "ANALYZE orders; ALTER STATISTICS app_stats SET STATISTICS 1"):
+                with pytest.raises(psycopg.Error) as caught:
+                    svc.execute(attack)
+                assert caught.value.sqlstate in ("42501", "42704", "0A000", "3F000"), attack
+        with database.connect("amp_owner") as owner, raises("42501"):
+            owner.execute("CREATE SCHEMA closed; REVOKE ALL ON SCHEMA closed FROM amp_owner; CREATE STATISTICS closed.s ON note, amount FROM orders")
+
+
+def test_E6_dropped_and_made_anew(plain, amp):
+    """The owner drops a table and makes one like it: without policies, for whoever is granted it."""
+    make = """
+        CREATE TABLE app.papers (tenant_id text COLLATE "C" NOT NULL, note text);
+        INSERT INTO app.papers VALUES ('t1', 'mine'), ('t2', 'secret'); GRANT SELECT ON app.papers TO amp_svc"""
+    for database in plain, amp:
+        with database.connect("amp_owner") as owner:
+            owner.execute(f"CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO amp_svc; {make}")
+            isolate_plainly(owner, "app.papers") if database is plain else owner.execute("SELECT amp.protect_schema('app', fix => true)")
+    with plain.connect("amp_owner") as owner:
+        owner.execute(f"DROP TABLE app.papers; {make}")
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET app.tenant = 't1'")
+        assert column(svc, "SELECT note FROM app.papers") == ["mine", "secret"]
+    with amp.connect("amp_owner") as owner, raises("TN008"):
+        owner.execute(f"BEGIN; DROP TABLE app.papers; {make}; COMMIT")
+    with amp.connect("amp_svc") as svc:
+        svc.execute("SET amp.tenant_id = 't1'")
+        assert column(svc, "SELECT note FROM app.papers") == ["mine"]
+
+
+def test_E8_gaps_between_policies(plain, amp):
+    """Policies without row security, for one command only, with a check that is always true: plainly open, and nothing that amp's owner can leave."""
+    with plain.connect("amp_owner") as owner:
+        owner.execute("""
+            ALTER POLICY tenant ON orders WITH CHECK (true);
+            ALTER TABLE parents DISABLE ROW LEVEL SECURITY""")
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET app.tenant = 't1'; INSERT INTO orders (id, tenant_id) VALUES (99, 't2')")
+        assert column(svc, "SELECT name FROM parents") == ["one", "two"]
+    before = snapshot(amp)
+    with amp.connect("amp_owner") as owner:
+        for gap in ("ALTER POLICY amp_tenant ON orders WITH CHECK (true)", "ALTER POLICY amp_tenant ON orders USING (true)", "DROP POLICY amp_tenant ON orders",
+                    "ALTER POLICY amp_tenant ON orders TO amp_client", "DROP POLICY amp_update ON orders", "ALTER TABLE parents DISABLE ROW LEVEL SECURITY"):
+            with raises("TN008"):
+                owner.execute(gap)
+        owner.execute("CREATE POLICY loose ON orders FOR INSERT WITH CHECK (true)")
+    with amp.connect("amp_svc") as svc:
+        svc.execute("SET amp.tenant_id = 't1'")
+        with raises("42501"):
+            svc.execute("INSERT INTO orders (id, tenant_id) VALUES (99, 't2')")
+        assert column(svc, "SELECT name FROM parents") == ["one"]
+    assert snapshot(amp) == before

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from harness import raises
-from world import column
+from world import column, isolate_plainly
 
 
 def immediately_counted(amp, wanted):
@@ -69,8 +69,42 @@ def test_L3_meter_on_a_table_of_ones_own(amp):
         admin.execute("GRANT CREATE ON SCHEMA public TO amp_client")
     with amp.connect("amp_client") as client:
         client.execute("CREATE TABLE own (tenant_id text COLLATE \"C\"); SELECT amp.protect('own'); SELECT amp.meter('own', 'rows')")
+        with raises("TN008"):
+            client.execute("ALTER TABLE own DISABLE ROW LEVEL SECURITY")
         amp.open_hole("ALTER TABLE own DISABLE ROW LEVEL SECURITY")
         with raises("42501", match="add_usage"):
             client.execute("INSERT INTO own SELECT 't2' FROM generate_series(1, 1000)")
     with amp.connect() as admin:
         assert column(admin, "SELECT amount FROM amp.usage_counters") == []
+
+
+def test_L1_a_rollback_erases_usage_plain(plain):
+    """Plain: a counter in a table is what the transaction makes of it, and a read-only one counts nothing (L2)."""
+    with plain.connect("amp_owner") as owner:
+        owner.execute("CREATE TABLE counters (calls int); INSERT INTO counters VALUES (0); GRANT SELECT, UPDATE ON counters TO amp_svc")
+    with plain.connect("amp_svc") as svc:
+        svc.execute("BEGIN; UPDATE counters SET calls = calls + 1; ROLLBACK")
+        svc.execute("BEGIN READ ONLY; SELECT FROM orders")
+        with raises("25006"):
+            svc.execute("UPDATE counters SET calls = calls + 1")
+        svc.execute("ROLLBACK")
+        assert column(svc, "SELECT calls FROM counters") == [0]
+
+
+def test_L3_other_tenants_counters_plain(plain):
+    """Plain: counters under a policy on a setting are whose the setting says."""
+    with plain.connect("amp_owner") as owner:
+        owner.execute("CREATE TABLE counters (tenant_id text, calls int); INSERT INTO counters VALUES ('t2', 7); GRANT ALL ON counters TO amp_svc")
+        isolate_plainly(owner, "counters")
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET app.tenant = 't1'; SET app.tenant = 't2'; UPDATE counters SET calls = calls + 1000")
+        assert column(svc, "SELECT calls FROM counters") == [1007]
+
+
+@pytest.mark.still_open("any")
+def test_L5_settings_that_cost(everywhere):
+    """A client raises what his statements may take: memory, time, workers."""
+    with everywhere.open() as session:
+        for setting, value in ("work_mem", "1GB"), ("statement_timeout", "0"), ("max_parallel_workers_per_gather", "64"):
+            session.execute(f"SET {setting} = '{value}'")
+            assert column(session, f"SHOW {setting}") == [value]
