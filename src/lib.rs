@@ -93,6 +93,8 @@ extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["docto
 extension_sql_file!("../sql/approval/requests.sql", name = "approval_requests", requires = ["meter"]);
 extension_sql_file!("../sql/approval/gate.sql", name = "approval_gate", requires = ["approval_requests"]);
 extension_sql_file!("../sql/tenants/lifecycle.sql", name = "lifecycle", requires = ["approval_gate"]);
+extension_sql_file!("../sql/isolation/ddl_guard.sql", name = "ddl_guard", requires = ["lifecycle"]);
+extension_sql_file!("../sql/isolation/renames.sql", name = "renames", requires = ["ddl_guard"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Registers settings, callbacks and hooks; nothing else happens at load.

@@ -329,7 +329,7 @@ def test_settings_change_no_content(world):
     world.own("""
         CREATE TABLE odd (tenant_id text COLLATE "C", id timestamptz, f float8, r float4, i interval, b bytea, d daterange, t tstzrange,
                           a timestamptz[], c regclass, m money, published boolean NOT NULL DEFAULT false, PRIMARY KEY (tenant_id, id));
-        GRANT ALL ON odd TO amp_svc; SELECT amp.protect('odd'); SELECT amp.require_approval('odd', 'published', '{true}')""")
+        GRANT SELECT, INSERT, UPDATE, DELETE ON odd TO amp_svc; SELECT amp.protect('odd'); SELECT amp.require_approval('odd', 'published', '{true}')""")
     world.run("""INSERT INTO odd VALUES ('t1', '2026-01-02 03:04:05.678+00', 0.1, 0.1, '1 year -3 days', 'a\\000', '[2026-01-02,2026-03-04)',
                  '[2026-01-02 03:04:05+00,)', '{2026-01-02 03:04:05+00}', 'pg_class', 12.5)""")
     key = world.run("SELECT to_jsonb(id) #>> '{}' FROM (SELECT id AT TIME ZONE 'UTC' AT TIME ZONE 'UTC' AS id FROM odd) o", user="ann")
@@ -386,7 +386,7 @@ def test_partitions_and_children(world):
         SELECT amp.protect('late'); ALTER TABLE parts ATTACH PARTITION late FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');
         CREATE TABLE kin_2 (own int) INHERITS (kin);
         CREATE TABLE kin_3 (LIKE kin); SELECT amp.protect('kin_3'); ALTER TABLE kin_3 INHERIT kin;
-        GRANT ALL ON parts, parts_1, parts_2, late, kin, kin_1, kin_2, kin_3 TO amp_svc""")
+        GRANT SELECT, INSERT, UPDATE, DELETE ON parts, parts_1, parts_2, late, kin, kin_1, kin_2, kin_3 TO amp_svc""")
     assert column(world.database.connect(), "SELECT relation::text FROM amp.approval_gates") == sorted(
         ["parts", "parts_1", "parts_2", "late", "kin", "kin_1", "kin_2", "kin_3"])
     assert world.admin("SELECT bool_and(tgenabled = 'A') FROM pg_trigger WHERE tgname = 'amp_approval'")
@@ -437,7 +437,7 @@ def test_content_that_a_foreign_key_changes(world):
         CREATE TABLE topics (tenant_id text COLLATE "C", id int, PRIMARY KEY (tenant_id, id));
         CREATE TABLE items (tenant_id text COLLATE "C", id int, topic int, status text DEFAULT 'draft', PRIMARY KEY (tenant_id, id),
                             FOREIGN KEY (tenant_id, topic) REFERENCES topics ON UPDATE CASCADE ON DELETE SET NULL (topic) DEFERRABLE INITIALLY DEFERRED);
-        GRANT ALL ON topics, items TO amp_svc; SELECT amp.protect('topics'); SELECT amp.protect('items');
+        GRANT SELECT, INSERT, UPDATE, DELETE ON topics, items TO amp_svc; SELECT amp.protect('topics'); SELECT amp.protect('items');
         SELECT amp.require_approval('items', 'status', '{published}')""")
     world.run("INSERT INTO topics VALUES ('t1', 1)")
     world.run("INSERT INTO items VALUES ('t1', 1, 1)")
@@ -489,7 +489,7 @@ def test_states_and_values_that_are_equal(world):
     world.admin("CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
     world.own("""
         CREATE TABLE loose (tenant_id text COLLATE "C", id int, n numeric, status text COLLATE ci DEFAULT 'draft', PRIMARY KEY (tenant_id, id));
-        GRANT ALL ON loose TO amp_svc; SELECT amp.protect('loose'); SELECT amp.require_approval('loose', 'status', '{published}')""")
+        GRANT SELECT, INSERT, UPDATE, DELETE ON loose TO amp_svc; SELECT amp.protect('loose'); SELECT amp.require_approval('loose', 'status', '{published}')""")
     with world.session("ann") as ann:
         for spelling in ("published", "PUBLISHED", "Published"):
             with raises("TN004"):
@@ -508,7 +508,7 @@ def test_trees_of_partitions(world):
         CREATE TABLE p1 PARTITION OF p FOR VALUES IN ('t1') PARTITION BY RANGE (id); CREATE TABLE p11 PARTITION OF p1 FOR VALUES FROM (0) TO (100);
         CREATE TABLE q (tenant_id text COLLATE "C" NOT NULL, id int NOT NULL, status text, PRIMARY KEY (tenant_id, id)) PARTITION BY RANGE (id);
         CREATE TABLE q1 PARTITION OF q FOR VALUES FROM (0) TO (100);
-        ALTER TABLE p ATTACH PARTITION q FOR VALUES IN ('t2'); GRANT ALL ON p, p1, p11, q, q1 TO amp_svc""")
+        ALTER TABLE p ATTACH PARTITION q FOR VALUES IN ('t2'); GRANT SELECT, INSERT, UPDATE, DELETE ON p, p1, p11, q, q1 TO amp_svc""")
     gates = "SELECT relation::text || coalesce(' of ' || parent::text, '') FROM amp.approval_gates"
     assert column(world.database.connect(), gates) == ["p", "p1 of p", "p11 of p1", "q of p", "q1 of q"]
     with world.session("ann") as ann:
@@ -779,7 +779,7 @@ KIN = """
     CREATE TABLE own (LIKE kin INCLUDING ALL);
     SELECT amp.protect('kin'); SELECT amp.protect('own');
     SELECT amp.require_approval('kin', 'status', '{published}'); SELECT amp.require_approval('own', 'status', '{archived}');
-    GRANT ALL ON kin, own TO amp_svc;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON kin, own TO amp_svc;
 """
 
 

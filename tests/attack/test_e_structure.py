@@ -46,7 +46,7 @@ def test_E2_E4_parts_that_come_later(plain, amp, kind):
             else:
                 owner.execute("SELECT amp.protect('events')")
             owner.execute(make)
-            owner.execute(f"GRANT ALL ON {part} TO amp_svc")
+            owner.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {part} TO amp_svc")
             if "hidden" in part:
                 owner.execute("GRANT USAGE ON SCHEMA hidden TO amp_svc")
         with database.connect() as admin:
@@ -119,7 +119,7 @@ def test_E4_inheritance(plain, amp):
     child = """
         CREATE TABLE child (extra text) INHERITS (orders);
         INSERT INTO child VALUES (41, 't2', 'inherited secret', 1, NULL, 'x'), (42, 't1', 'inherited', 1, NULL, 'x');
-        GRANT ALL ON child TO amp_svc"""
+        GRANT SELECT, INSERT, UPDATE, DELETE ON child TO amp_svc"""
     with plain.connect("amp_owner") as owner:
         owner.execute(child)
     with plain.connect("amp_svc") as svc:
@@ -237,7 +237,7 @@ def test_E13_hostile_identifiers(amp, name):
             CREATE TABLE {n}.{n} ({n} text COLLATE "C", id int PRIMARY KEY, parent int, body text,
                 CONSTRAINT {n} FOREIGN KEY (parent) REFERENCES {n}.parent);
             CREATE INDEX ON {n}.{n} (body);
-            GRANT USAGE ON SCHEMA {n} TO amp_svc; GRANT ALL ON {n}.parent, {n}.{n} TO amp_svc;
+            GRANT USAGE ON SCHEMA {n} TO amp_svc; GRANT SELECT, INSERT, UPDATE, DELETE ON {n}.parent, {n}.{n} TO amp_svc;
             INSERT INTO {n}.{n} VALUES ('t1', 1, NULL, 'mine'), ('t2', 2, NULL, 'secret')""")
         for _ in range(2):
             report = owner.execute("SELECT * FROM amp.protect_schema(%s, %s, fix => true)", [name, name]).fetchall()

@@ -210,7 +210,7 @@ def test_F3_cascade_in_a_table_that_points_at_itself(plain, amp):
     """A tree: deleting one's own root takes another tenant's branch."""
     tree = """
         CREATE TABLE tree (id int PRIMARY KEY, tenant_id text COLLATE "C" NOT NULL, up int REFERENCES tree ON DELETE CASCADE);
-        INSERT INTO tree VALUES (1, 't1', NULL), (2, 't1', 1); GRANT ALL ON tree TO amp_svc"""
+        INSERT INTO tree VALUES (1, 't1', NULL), (2, 't1', 1); GRANT SELECT, INSERT, UPDATE, DELETE ON tree TO amp_svc"""
     for database, isolate in (plain, None), (amp, "SELECT amp.protect('tree', fix => true)"):
         with database.connect("amp_owner") as owner:
             owner.execute(tree)
@@ -249,7 +249,7 @@ def test_F5_G5_unique_keys_and_on_conflict(plain, amp):
             owner.execute("""
                 CREATE TABLE people (id int PRIMARY KEY, tenant_id text COLLATE "C" NOT NULL, email text UNIQUE, code text);
                 CREATE UNIQUE INDEX ON people (lower(code)) WHERE code IS NOT NULL;
-                INSERT INTO people VALUES (1, 't1', 'me@x', 'me'), (2, 't2', 'ceo@x', 'ceo'); GRANT ALL ON people TO amp_svc""")
+                INSERT INTO people VALUES (1, 't1', 'me@x', 'me'), (2, 't2', 'ceo@x', 'ceo'); GRANT SELECT, INSERT, UPDATE, DELETE ON people TO amp_svc""")
             owner.execute("SELECT amp.protect('people', fix => true)") if database is amp else isolate_plainly(owner, "people")
     with plain.connect("amp_svc") as svc:
         svc.execute("SET app.tenant = 't1'")

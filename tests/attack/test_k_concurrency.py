@@ -248,7 +248,7 @@ def test_K_suspension_that_was_rolled_back(amp):
 def test_K5_protect_against_writers(amp):
     """Writers before, beside and behind protect(): there is no moment in which the table has half of its protection."""
     with amp.connect("amp_owner") as owner:
-        owner.execute("CREATE TABLE late (tenant_id text COLLATE \"C\", id int); GRANT ALL ON late TO amp_svc, amp_client")
+        owner.execute("CREATE TABLE late (tenant_id text COLLATE \"C\", id int); GRANT SELECT, INSERT, UPDATE, DELETE ON late TO amp_svc, amp_client")
     with amp.connect("amp_svc", autocommit=False) as before, amp.connect("amp_owner", autocommit=False) as owner, \
             amp.connect("amp_client") as beside:
         before.execute("INSERT INTO late VALUES ('t2', 1)")
@@ -270,7 +270,7 @@ def test_K5_protect_against_writers(amp):
 def test_K5_protect_finds_the_row_of_a_writer_it_waited_for(amp):
     """A row without a tenant comes in while protect() waits: it is found, and the table is as it was."""
     with amp.connect("amp_owner") as owner:
-        owner.execute("CREATE TABLE late (tenant_id text COLLATE \"C\", id int); GRANT ALL ON late TO amp_svc")
+        owner.execute("CREATE TABLE late (tenant_id text COLLATE \"C\", id int); GRANT SELECT, INSERT, UPDATE, DELETE ON late TO amp_svc")
     with amp.connect("amp_svc", autocommit=False) as writer, amp.connect("amp_owner") as owner:
         writer.execute("INSERT INTO late VALUES (NULL, 1)")
         protecting = start(lambda: owner.execute("SELECT amp.protect('late')"))
@@ -285,7 +285,7 @@ def test_K5_protect_finds_the_row_of_a_writer_it_waited_for(amp):
 def test_K5_open_snapshot_and_cached_plan(amp):
     """A REPEATABLE READ transaction and a prepared statement from before protect() are under it afterwards."""
     with amp.connect("amp_owner") as owner:
-        owner.execute("CREATE TABLE late (tenant_id text COLLATE \"C\"); INSERT INTO late VALUES ('t2'); GRANT ALL ON late TO amp_svc")
+        owner.execute("CREATE TABLE late (tenant_id text COLLATE \"C\"); INSERT INTO late VALUES ('t2'); GRANT SELECT, INSERT, UPDATE, DELETE ON late TO amp_svc")
     with amp.connect("amp_svc", autocommit=False) as svc, amp.connect("amp_owner") as owner:
         svc.execute("SET plan_cache_mode = force_generic_plan; PREPARE q AS SELECT * FROM late")
         assert column(svc, "EXECUTE q") == ["t2"]

@@ -182,7 +182,7 @@ def test_the_original_is_isolated(source):
 
 
 @pytest.mark.parametrize("where", ["the same cluster", "a new cluster"])
-@pytest.mark.parametrize("how", ["plain", "custom", "directory"])
+@pytest.mark.parametrize("how", ["plain", "custom", "directory", "parallel", "sections"])
 def test_a_restored_database_is_the_original(source, elsewhere, cluster, tmp_path, how, where):
     there = cluster if where == "the same cluster" else elsewhere
     copy = there.database(extension=False)
@@ -193,6 +193,12 @@ def test_a_restored_database_is_the_original(source, elsewhere, cluster, tmp_pat
             restore(dump(source, tmp_path / "dump", "-Fc"), copy)
         case "directory":
             restore(dump(source, tmp_path / "dump", "-Fd", "-j2"), copy)
+        case "parallel":
+            restore(dump(source, tmp_path / "dump", "-Fc"), copy, "-j2")
+        case "sections":
+            archive = dump(source, tmp_path / "dump", "-Fc")
+            for section in "pre-data", "data", "post-data":
+                restore(archive, copy, f"--section={section}")
     with copy.connect() as admin:
         admin.execute("GRANT amp_service TO amp_svc; GRANT amp_operator TO amp_ops")
     assert contents(copy) == contents(source)

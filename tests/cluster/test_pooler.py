@@ -89,7 +89,7 @@ def test_plain_row_security_leaks_through_the_pool(pool, plain_db):
             INSERT INTO missions VALUES ('ant', 'secret of ant');
             ALTER TABLE missions ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
             CREATE POLICY tenant ON missions USING (tenant_id = current_setting('app.tenant', true));
-            GRANT ALL ON missions TO amp_svc;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON missions TO amp_svc;
         """)
     with closing(pool(plain_db)) as one, closing(pool(plain_db)) as other:
         assert other.execute("SELECT * FROM missions").fetchall() == []

@@ -58,7 +58,7 @@ def test_two_tables_protected_at_once_have_a_composite_foreign_key(db, start, fi
             CREATE TABLE app.parents (tenant_id text NOT NULL, id int PRIMARY KEY);
             CREATE TABLE app.children (tenant_id text NOT NULL, id int PRIMARY KEY, parent_id int REFERENCES app.parents);
             INSERT INTO app.parents VALUES ('ant', 1);
-            GRANT ALL ON app.parents, app.children TO amp_svc;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON app.parents, app.children TO amp_svc;
         """)
         one.execute(f"SELECT * FROM amp.protect('{first}')")
         protecting = start(observer, other, f"SELECT * FROM amp.protect('{second}')")

@@ -39,7 +39,7 @@ def test_the_first_statement_of_a_connection_fails_without_a_tenant(db, statemen
 @pytest.mark.parametrize("statement", VERBS)
 def test_the_first_statement_of_a_client_fails_whatever_it_set_before(db, statement):
     with db.connect() as admin:
-        admin.execute("GRANT USAGE ON SCHEMA app TO amp_client; GRANT ALL ON app.missions TO amp_client")
+        admin.execute("GRANT USAGE ON SCHEMA app TO amp_client; GRANT SELECT, INSERT, UPDATE, DELETE ON app.missions TO amp_client")
     for tenant in (None, "ant"):
         with db.connect("amp_client") as client:
             if tenant:
@@ -107,7 +107,7 @@ def test_it_is_complete_once_it_is_loaded(db):
 
 def test_a_table_is_protected_by_an_owner_whose_session_did_not_load_it(db):
     with db.connect("amp_owner") as owner:
-        owner.execute("CREATE TABLE app.parts (tenant_id text, id int); GRANT ALL ON app.parts TO amp_svc")
+        owner.execute("CREATE TABLE app.parts (tenant_id text, id int); GRANT SELECT, INSERT, UPDATE, DELETE ON app.parts TO amp_svc")
         owner.execute("INSERT INTO app.parts VALUES ('ant', 1), ('bee', 2)")
         assert owner.execute("SELECT count(*) FROM amp.protect('app.parts') WHERE status = 'done'").fetchone()[0] > 5
     with db.connect("amp_svc") as service:

@@ -71,8 +71,10 @@ SELECT amp.usage() #> '{usage,m_missions}' AS m_missions;
 -- A partition counts once: through its parent, and by its own name; new ones, too.
 \connect - regress_owner
 CREATE TABLE meter.events_2 PARTITION OF meter.events FOR VALUES FROM (10) TO (20);
+BEGIN;
 CREATE TABLE meter.events_3 (tenant_id text NOT NULL, id int);
 ALTER TABLE meter.events ATTACH PARTITION meter.events_3 FOR VALUES FROM (20) TO (30);
+COMMIT;
 SELECT relation, metric FROM amp.meters WHERE relation::text LIKE 'meter.events%' ORDER BY relation::text;
 \connect - regress_service
 SET amp.tenant_id = 'meter1';
@@ -112,6 +114,10 @@ SELECT amp.meter('meter.missions', 'm_mine');
 SELECT amp.count_inserted();
 \echo :SQLSTATE
 \connect - regress_owner
+-- From here on tables come one by one.
+\connect - postgres
+DELETE FROM amp.protected_schemas WHERE schema = 'meter';
+\connect - regress_owner
 CREATE TABLE meter.own (tenant_id text);
 CREATE TRIGGER own AFTER INSERT ON meter.own REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION amp.count_inserted('cost_cents');
 INSERT INTO meter.own VALUES ('meter1');
@@ -133,7 +139,13 @@ INSERT INTO mine VALUES (ROW(1));
 CREATE TABLE meter.forged (tenant_id text, id int);
 SELECT count(*) > 0 AS protected FROM amp.protect('meter.forged');
 SELECT amp.meter('meter.forged', 'm_forged');
+\connect - postgres
+BEGIN;
+SET LOCAL amp.allow_unsafe_ddl = on;
+SET LOCAL client_min_messages = error;
 ALTER TABLE meter.forged NO FORCE ROW LEVEL SECURITY;
+COMMIT;
+\connect - regress_owner
 INSERT INTO meter.forged VALUES ('meter2', 1);
 \echo :SQLSTATE
 \connect - postgres

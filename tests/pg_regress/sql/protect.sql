@@ -70,11 +70,16 @@ INSERT INTO protect.missions VALUES ('beta', 9, 'planted');
 \echo :SQLSTATE
 
 -- protect() mends what was broken.
-\connect - regress_owner
+\connect - postgres
+BEGIN;
+SET LOCAL amp.allow_unsafe_ddl = on;
+SET LOCAL client_min_messages = error;
 DROP POLICY everything ON protect.missions;
 DROP POLICY amp_tenant ON protect.missions;
 ALTER TABLE protect.missions DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY, ALTER tenant_id DROP NOT NULL, ALTER tenant_id DROP DEFAULT;
 ALTER TABLE protect.missions DISABLE TRIGGER amp_truncate;
+COMMIT;
+\connect - regress_owner
 SELECT status, object, what FROM amp.protect('protect.missions') WHERE status = 'done';
 SELECT DISTINCT status FROM amp.protect('protect.missions') WHERE object NOT LIKE 'constraint%';
 
@@ -194,7 +199,13 @@ SELECT count(*) FROM protect.missions;
 \connect - regress_owner
 CREATE TABLE protect.mended (tenant_id text, id int);
 SELECT count(*) > 0 AS protected FROM amp.protect('protect.mended');
+\connect - postgres
+BEGIN;
+SET LOCAL amp.allow_unsafe_ddl = on;
+SET LOCAL client_min_messages = error;
 ALTER TABLE protect.mended ALTER tenant_id DROP NOT NULL, ALTER tenant_id DROP DEFAULT;
 DROP POLICY amp_tenant ON protect.mended;
+COMMIT;
+\connect - regress_owner
 SELECT status, object, what FROM amp.protect('protect.mended') WHERE status <> 'kept';
 SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = 'protect.mended'::regclass;
