@@ -396,3 +396,49 @@ def test_every_code_is_explained_and_tested():
     made = set(re.findall(r"'(?:error|warning|info)', '([a-z-]+)'", sql)) | set(re.findall(r"'([a-z]+(?:-[a-z]+)+)'", sql))
     grants = {f"grant-{privilege}" for privilege in ("trigger", "references", "truncate", "maintain")}
     assert made - {"warning", "info"} | grants == explained
+
+
+# What a schema change asks: about these relations, what is found; about another table, nothing.
+TOUCHED = {
+    "a table": ("ALTER TABLE app.orders NO FORCE ROW LEVEL SECURITY", "app.orders", "row-security-off"),
+    "an index": ("CREATE UNIQUE INDEX found ON app.orders (note)", "app.found", "key-without-tenant"),
+    "the other end of a foreign key": ("""
+        ALTER TABLE app.parents ADD UNIQUE (id); ALTER TABLE app.orders ADD other int REFERENCES app.parents (id)""", "app.parents", "foreign-key-without-tenant"),
+    "a table that refers to a protected one": ("""
+        CREATE TABLE app.links (of text COLLATE "C", id int, FOREIGN KEY (of, id) REFERENCES app.orders)""", "app.links", "foreign-key-from-unprotected"),
+    "a part": ("""
+        CREATE TABLE app.parted (tenant_id text COLLATE "C", id int, PRIMARY KEY (tenant_id, id)) PARTITION BY RANGE (id);
+        SELECT amp.protect('app.parted'); CREATE TABLE app.part PARTITION OF app.parted DEFAULT""", "app.part", "part-unprotected"),
+    "a parent of a parent": ("""
+        CREATE TABLE app.parted (tenant_id text COLLATE "C", id int, PRIMARY KEY (tenant_id, id)) PARTITION BY RANGE (id);
+        CREATE TABLE app.below PARTITION OF app.parted DEFAULT PARTITION BY RANGE (id); SELECT amp.protect('app.parted');
+        CREATE TABLE app.part PARTITION OF app.below DEFAULT""", "app.parted", "part-unprotected"),
+    "a view": ("CREATE VIEW app.seen AS SELECT * FROM app.orders", "app.seen", "view-without-security-invoker"),
+    "a table below a view": ("CREATE VIEW app.seen AS SELECT * FROM app.orders", "app.orders", "view-without-security-invoker"),
+    "a view below a materialized one": ("""
+        CREATE VIEW app.below WITH (security_invoker) AS SELECT * FROM app.orders; CREATE MATERIALIZED VIEW app.kept AS SELECT * FROM app.below""",
+        "app.below", "materialized-view"),
+    "what was granted": ("GRANT TRIGGER ON app.orders TO amp_client", "app.orders", "grant-trigger"),
+}
+
+
+@pytest.mark.parametrize("what", TOUCHED)
+def test_what_concerns_a_relation_is_found_without_the_rest(server, place, what):
+    sql, relation, code = TOUCHED[what]
+    dig(server, place, Hole(code, THINGS + sql))
+    asked = """
+        SELECT f.code FROM (SELECT ARRAY['{0}'::regclass::oid] AS these) t CROSS JOIN LATERAL (
+            SELECT * FROM amp.table_findings(these) UNION ALL SELECT * FROM amp.grant_findings(these)
+            UNION ALL SELECT * FROM amp.dependent_findings(these)) f"""
+    with server.connect(place, "amp_client") as client:
+        assert code in column(client, asked.format(relation))
+        assert column(client, asked.format("app.things")) == []
+
+
+def test_what_concerns_a_function_is_found_without_the_rest(server, place):
+    dig(server, place, Hole("", """
+        CREATE FUNCTION app.ask() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; CREATE FUNCTION app.other() RETURNS int LANGUAGE sql AS 'SELECT 1'"""))
+    with server.connect(place, "amp_client") as client:
+        asked = "SELECT code FROM amp.function_findings(ARRAY['app.{}()'::regprocedure::oid])"
+        assert column(client, asked.format("ask")) == ["definer-function", "definer-search-path"]
+        assert column(client, asked.format("other")) == []
