@@ -265,3 +265,24 @@ def test_a_dump_that_row_security_would_thin_out_fails(source, tmp_path):
     for options in ([], ["--enable-row-security"]):
         done = run("pg_dump", "-h", source.cluster.host, "-U", "amp_owner", "-d", source.name, "-n", "app", *options, ok=False)
         assert done.returncode != 0 and ("no tenant is set" if options else "row-level security") in done.stderr
+
+
+def test_a_database_with_holes_comes_back_with_them(cluster, tmp_path):
+    """What the original's owner was let do is refused in the copy, unless a superuser lets it pass there, too; a key that was left is not."""
+    original, copy = cluster.database(), cluster.database(extension=False)
+    with original.connect("amp_owner") as owner:
+        owner.execute("CREATE SCHEMA app; CREATE TABLE app.posts (tenant_id text, id int PRIMARY KEY); GRANT ALL ON app.posts TO amp_svc;"
+                      "SELECT amp.protect('app.posts')")
+    archive = dump(original, tmp_path / "dump", "-Fc")
+    restore(archive, copy, "--section=pre-data")
+    with copy.connect() as admin:
+        admin.execute("ALTER EVENT TRIGGER amp_refuse_unsafe DISABLE")
+    restore(archive, copy, "--section=data", "--section=post-data")
+    with copy.connect() as admin:
+        admin.execute("ALTER EVENT TRIGGER amp_refuse_unsafe ENABLE ALWAYS")
+    assert contents(copy) == contents(original)
+    again = cluster.database(extension=False)
+    assert "grant-" in restore(archive, again, ok=False).stderr
+    with again.connect() as admin, original.connect() as there:
+        errors = "SELECT code FROM amp.doctor() WHERE severity = 'error' AND code NOT LIKE 'grant%'"
+        assert admin.execute(errors).fetchall() == there.execute(errors).fetchall() == [("key-without-tenant",)]
