@@ -118,6 +118,9 @@ GRANT EXECUTE ON FUNCTION
     amp.tenant_findings_for_caller()
     TO PUBLIC;
 
+-- Hardening: for superusers, with whose own rights it runs, and who others are told so; what is open is everybody's to know.
+GRANT EXECUTE ON FUNCTION amp.harden(), amp.unharden(), amp.assert_hardener(), amp.hardening_targets(), amp.hardening_gaps() TO PUBLIC;
+
 -- Operators of the platform, by their login role or by a credential: each function checks which of them called.
 GRANT EXECUTE ON FUNCTION
     amp.list_tenants(), amp.tenant_documents(),

@@ -39,6 +39,40 @@ pub(crate) unsafe fn may_execute(function: pgrx::pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether the current role owns a relation.
+///
+/// # Safety
+/// In a transaction.
+pub(crate) unsafe fn owns_relation(relation: pgrx::pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up, by the contract above.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let owns = pgrx::pg_sys::pg_class_ownercheck(relation, pgrx::pg_sys::GetUserId());
+        #[cfg(not(feature = "pg15"))]
+        let owns =
+            pgrx::pg_sys::object_ownercheck(pgrx::pg_sys::RelationRelationId, relation, pgrx::pg_sys::GetUserId());
+        owns
+    }
+}
+
+/// All settings of the server. PostgreSQL 16 made a table of the array, and copies it.
+///
+/// # Safety
+/// In a transaction.
+pub(crate) unsafe fn settings() -> impl Iterator<Item = *mut pgrx::pg_sys::config_generic> {
+    // SAFETY: as many pointers as PostgreSQL says.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let (first, count) = (pgrx::pg_sys::get_guc_variables(), pgrx::pg_sys::GetNumConfigOptions());
+        #[cfg(not(feature = "pg15"))]
+        let (first, count) = {
+            let mut count = 0;
+            (pgrx::pg_sys::get_guc_variables(&mut count), count)
+        };
+        (0..count as usize).map(move |position| *first.add(position))
+    }
+}
+
 /// The number by which an extension asks for a timer of its own: the one after PostgreSQL's.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub(crate) const USER_TIMEOUT: std::ffi::c_int = 12;

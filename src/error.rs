@@ -24,6 +24,8 @@ pub(crate) enum Code {
     ContextPinned,
     /// TN007: a proof is invalid or has expired.
     ProofExpired,
+    /// TN008: a schema change that would open a hole.
+    UnsafeSchemaChange,
     /// TN009: this session bypasses row security.
     BypassesRowSecurity,
     /// TN010: an invalid document.
@@ -63,6 +65,7 @@ impl Code {
             Code::LimitReached => b"TN005",
             Code::ContextPinned => b"TN006",
             Code::ProofExpired => b"TN007",
+            Code::UnsafeSchemaChange => b"TN008",
             Code::BypassesRowSecurity => b"TN009",
             Code::InvalidDocument => b"TN010",
             Code::InvalidValue => b"22023",

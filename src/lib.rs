@@ -17,6 +17,7 @@
 //! | [`secrets`] | tenants' secrets, encrypted under a key that is not in the database |
 //! | [`tenants`] | membership and permissions, as decisions read them |
 //! | [`usage`] | counters, idempotency keys, spending limits and their alerts; what each tenant's statements cost |
+//! | [`isolation`] | statements that tell of other tenants' rows, hold them up, or leave something in a pooled session |
 //! | [`approval`] | requests to publish, and the state that rules, people and time put them in |
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
@@ -35,6 +36,7 @@ mod function;
 mod id;
 mod identity;
 mod inline;
+mod isolation;
 mod secrets;
 mod tenants;
 mod usage;
@@ -74,7 +76,8 @@ extension_sql_file!("../sql/isolation/foreign_keys.sql", name = "foreign_keys", 
 extension_sql_file!("../sql/isolation/indexes.sql", name = "indexes", requires = ["foreign_keys"]);
 extension_sql_file!("../sql/isolation/protect.sql", name = "protect", requires = ["indexes"]);
 extension_sql_file!("../sql/isolation/schemas.sql", name = "schemas", requires = ["protect"]);
-extension_sql_file!("../sql/approval/tables.sql", name = "approval_tables", requires = ["schemas"]);
+extension_sql_file!("../sql/isolation/harden.sql", name = "harden", requires = ["schemas"]);
+extension_sql_file!("../sql/approval/tables.sql", name = "approval_tables", requires = ["harden"]);
 extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["approval_tables"]);
 extension_sql_file!("../sql/isolation/doctor.sql", name = "doctor", requires = ["descendants"]);
 extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["doctor"]);
@@ -93,6 +96,7 @@ pub extern "C-unwind" fn _PG_init() {
     audit::init();
     approval::init();
     usage::init();
+    isolation::init();
     context::settings::reserve_prefix();
 }
 

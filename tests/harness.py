@@ -2,6 +2,8 @@
 
 The roles that every cluster has: amp_svc (an application service, in amp_service), amp_ops (the platform team, in
 amp_operator), amp_client (neither), amp_owner (owns the application's tables).
+
+AMP_HARDENED=1 hardens every database with the extension that does not say otherwise.
 """
 
 import os
@@ -57,8 +59,8 @@ class Cluster:
         to = {"host": self.host, "port": self.port, **kw}
         return psycopg.connect(dbname=dbname, user=user, autocommit=autocommit, **to)
 
-    def database(self, extension=True):
-        """A new database; with the extension its roles are in their groups."""
+    def database(self, extension=True, hardened=os.environ.get("AMP_HARDENED") == "1"):
+        """A new database; with the extension its roles are in their groups, and it can be hardened."""
         db = Database(self, f"test_{next(self.numbers)}")
         with self.connect() as admin:
             admin.execute(f"CREATE DATABASE {db.name}")
@@ -70,6 +72,8 @@ class Cluster:
                 for role, group in ROLES.items():
                     if group:
                         admin.execute(f"GRANT {group} TO {role}")
+                if hardened:
+                    admin.execute("SELECT FROM amp.harden()")
         return db
 
     def start(self):

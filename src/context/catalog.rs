@@ -127,7 +127,7 @@ impl Row {
 
 /// The schema's object id. One that does not belong to a superuser is not ours: in a database without the extension anybody
 /// may make a schema of that name, with tables of those names.
-pub(super) fn schema() -> Result<pg_sys::Oid, Error> {
+pub(crate) fn schema() -> Result<pg_sys::Oid, Error> {
     // SAFETY: syscache look-ups, in a transaction; the tuple of this cache is a row of pg_namespace.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"amp".as_ptr(), true);
@@ -142,7 +142,7 @@ pub(super) fn schema() -> Result<pg_sys::Oid, Error> {
 ///
 /// # Safety
 /// In a transaction, of a cache that is keyed by object id; `read` takes the tuple for one of that catalog.
-unsafe fn cached<T>(
+pub(crate) unsafe fn cached<T>(
     cache: pg_sys::SysCacheIdentifier::Type,
     oid: pg_sys::Oid,
     read: impl FnOnce(pg_sys::HeapTuple) -> T,
@@ -175,7 +175,7 @@ pub(super) fn watched() -> Result<Watched, Error> {
 }
 
 /// A table or index of the schema; as with the schema, only a superuser's is ours.
-fn relation(schema: pg_sys::Oid, name: &CStr) -> Result<pg_sys::Oid, Error> {
+pub(crate) fn relation(schema: pg_sys::Oid, name: &CStr) -> Result<pg_sys::Oid, Error> {
     // SAFETY: syscache look-ups, in a transaction; the tuple of this cache is a row of pg_class.
     unsafe {
         let relation = pg_sys::get_relname_relid(name.as_ptr(), schema);

@@ -125,7 +125,7 @@ unsafe fn depends_on_tenant(plan: &pg_sys::PlannedStmt) -> bool {
 ///
 /// # Safety
 /// In a transaction, from a frame that owns nothing.
-pub(super) unsafe fn installed() -> bool {
+pub(crate) unsafe fn installed() -> bool {
     // SAFETY: by the contract above.
     FUNCTIONS.get().is_some() || unsafe { error::guarded(|| Ok(tenant_functions())) } != [0; 6]
 }

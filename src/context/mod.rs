@@ -11,7 +11,7 @@
 //! Who may change what: any session its own settings; the extension's functions the tables; nobody the answer.
 
 pub(crate) mod catalog;
-mod executor;
+pub(crate) mod executor;
 mod functions;
 mod parallel;
 mod planner;

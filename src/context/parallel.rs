@@ -9,7 +9,7 @@ use crate::backend::Local;
 use crate::error::{self, Code, Error};
 use crate::id::Id;
 use crate::tenants::membership::Verdict;
-use pgrx::guc::GucSetting;
+use pgrx::guc::{GucFlags, GucSetting};
 use pgrx::pg_sys;
 use std::ffi::{CString, c_char, c_void};
 use std::rc::Rc;
@@ -20,7 +20,7 @@ static SETTING: Local<PrivateSetting> = Local::new(PrivateSetting::new(c"amp.par
 
 pub(super) fn init() {
     // SAFETY: from _PG_init; hook and static stay loaded with the library.
-    unsafe { SETTING.define(c"What a parallel query's leader found the context to be.", &CARRIED, Some(check), None) };
+    unsafe { SETTING.define(c"What a parallel query's leader found the context to be.", &CARRIED, Some(check), None, GucFlags::empty()) };
 }
 
 /// True in a parallel worker.

@@ -18,7 +18,7 @@ impl PrivateSetting {
         PrivateSetting { name, writing: Cell::new(false) }
     }
 
-    /// Registers it with its hooks, from `_PG_init`.
+    /// Registers it with its hooks, from `_PG_init`. RESET ALL, which asks no hook, ends it unless `flags` say otherwise.
     ///
     /// # Safety
     /// The hooks stay loaded with the library; `check` asks `is_ours`.
@@ -28,8 +28,9 @@ impl PrivateSetting {
         value: &'static GucSetting<Option<CString>>,
         check: pg_sys::GucStringCheckHook,
         assign: pg_sys::GucStringAssignHook,
+        flags: GucFlags,
     ) {
-        let flags = GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE | GucFlags::DISALLOW_IN_AUTO_FILE;
+        let flags = flags | GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE | GucFlags::DISALLOW_IN_AUTO_FILE;
         // SAFETY: by the contract above.
         unsafe {
             GucRegistry::define_string_guc_with_hooks(

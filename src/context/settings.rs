@@ -11,6 +11,7 @@ use crate::backend::Local;
 use crate::compat;
 use crate::error::{self, Code, Error};
 use crate::id::{Id, MAX_LEN};
+use crate::isolation;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -170,7 +171,7 @@ pub(crate) fn reserve_prefix() {
 }
 
 /// The tenant that the session claims now.
-pub(super) fn tenant() -> Claimed {
+pub(crate) fn tenant() -> Claimed {
     claimed(TENANT.get())
 }
 
@@ -181,7 +182,7 @@ pub(crate) fn user() -> Claimed {
 
 /// True if either setting has a value, expired or not.
 #[inline(always)]
-pub(super) fn any() -> bool {
+pub(crate) fn any() -> bool {
     !(TENANT.get().is_null() && USER.get().is_null())
 }
 
@@ -229,11 +230,13 @@ unsafe extern "C-unwind" fn check_user(
 unsafe extern "C-unwind" fn assign_tenant(_value: *const c_char, extra: *mut c_void) {
     TENANT.set(extra.cast());
     transaction::advance();
+    isolation::close_strangers();
 }
 
 unsafe extern "C-unwind" fn assign_user(_value: *const c_char, extra: *mut c_void) {
     USER.set(extra.cast());
     transaction::advance();
+    isolation::close_strangers();
 }
 
 unsafe extern "C-unwind" fn assign_scope(_value: c_int, _extra: *mut c_void) {

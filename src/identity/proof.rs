@@ -10,7 +10,8 @@ use crate::context::private_setting::{self, PrivateSetting};
 use crate::context::{settings, transaction};
 use crate::error::{self, Code, Error};
 use crate::id::Id;
-use pgrx::guc::GucSetting;
+use crate::isolation;
+use pgrx::guc::{GucFlags, GucSetting};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -108,7 +109,7 @@ struct Held {
 
 pub(super) fn init() {
     // SAFETY: from _PG_init; hooks and static stay loaded with the library.
-    unsafe { SETTING.define(c"What amp.authenticate() accepted.", &IDENTITY, Some(check), Some(assign)) };
+    unsafe { SETTING.define(c"What amp.authenticate() accepted.", &IDENTITY, Some(check), Some(assign), GucFlags::empty()) };
 }
 
 /// True if a credential was accepted in this session and has not been given up, expired or not.
@@ -174,6 +175,7 @@ unsafe extern "C-unwind" fn check(
 unsafe extern "C-unwind" fn assign(_value: *const c_char, extra: *mut c_void) {
     HELD.set(extra.cast());
     transaction::advance();
+    isolation::close_strangers();
 }
 
 /// One item a line, an empty line for none; none of them can hold a line break.

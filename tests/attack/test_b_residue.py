@@ -1,7 +1,7 @@
 """B. What one borrower of a connection leaves behind for the next.
 
 Two tenants' transactions one after the other on one server connection, as behind a pooler, in transaction scope: t1's by proof, then
-another's. A real PgBouncer is in tests/cluster/test_pooler.py. The attacks marked xfail are open until a guard looks at statements.
+another's. A real PgBouncer is in tests/cluster/test_pooler.py.
 """
 
 from contextlib import closing, contextmanager
@@ -14,9 +14,6 @@ from harness import Cluster, raises
 from proofs import BOUND, CHOOSES, KEY, KINDS, SERVICE, TOKEN, Proved, authenticate
 from test_k_concurrency import CURSORS
 from world import MINE, TABLES, THEIRS, column, isolate_plainly, notes, snapshot, under_amp
-
-OPEN = pytest.mark.xfail(strict=True, reason="open until statements are guarded", raises=(AssertionError, pytest.fail.Exception))
-
 
 class Plain:
     """A pooled connection with plain settings."""
@@ -169,13 +166,10 @@ def test_B3_with_hold_cursor_plain(poor):
     assert with_hold(poor) == MINE
 
 
-@OPEN
 def test_B3_with_hold_cursor(pooled):
-    """The same under amp: refused, or empty."""
-    try:
-        assert with_hold(pooled) == []
-    except psycopg.Error:
-        pass
+    """The same under amp: refused."""
+    with raises("TN004", "WITH HOLD"):
+        with_hold(pooled)
 
 
 def temporary_table(world, make):
@@ -196,14 +190,43 @@ def test_B4_temporary_table_plain(poor, make):
     assert temporary_table(poor, make) == MINE
 
 
-@OPEN
 @pytest.mark.parametrize("make", COPIES)
 def test_B4_temporary_table(pooled, make):
-    """The same under amp: refused, or gone."""
-    try:
-        assert temporary_table(pooled, make) == []
-    except psycopg.Error:
-        pass
+    """The same under amp: refused."""
+    with raises("TN004", "temporary"):
+        temporary_table(pooled, make)
+
+
+TEMPORARY = [
+    "CREATE TEMP TABLE kept (id int) ON COMMIT DROP",
+    "CREATE TEMP VIEW kept AS SELECT 1",
+    "CREATE TEMP SEQUENCE kept",
+    "CREATE TYPE pg_temp.kept AS (id int)",
+    "CREATE DOMAIN pg_temp.kept AS int",
+    "CREATE FUNCTION pg_temp.kept() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE OPERATOR pg_temp.=== (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int)",
+    "CREATE AGGREGATE pg_temp.kept (int) (SFUNC = int4pl, STYPE = int)",
+    "SET LOCAL search_path = pg_temp; CREATE TABLE kept (id int)",
+    "DO $$ BEGIN EXECUTE 'CREATE TEMP TABLE kept (id int)'; END $$",
+    "PREPARE p AS SELECT 1; CREATE TEMP TABLE kept AS EXECUTE p",
+]
+
+
+@pytest.mark.parametrize("make", TEMPORARY)
+def test_B4_any_temporary_object(pooled, make):
+    """Whatever lives in pg_temp, however it is made, is refused, and nothing is there afterwards."""
+    with pooled.connect() as connection:
+        with raises("TN004", "temporary"), borrowed(pooled, connection, "t1"):
+            connection.execute(make)
+        left = "SELECT count(*) FROM pg_class WHERE relname = 'kept'"
+        assert connection.execute(left).fetchone() == (0,)
+
+
+def test_B4_temporary_objects_in_session_scope(proved):
+    """A session that nobody else borrows may have them."""
+    with proved.open() as session:
+        session.execute("CREATE TEMP TABLE kept AS SELECT note FROM orders")
+        assert column(session, "SELECT note FROM kept") == MINE
 
 
 @pytest.mark.parametrize("query", CURSORS)
@@ -263,10 +286,9 @@ def test_B6_temporary_table_in_front_plain(poor):
     assert poisoned_table(poor) == ["private"]
 
 
-@OPEN
 def test_B6_temporary_table_in_front(pooled):
     """The same under amp: refused."""
-    with pytest.raises(psycopg.Error):
+    with raises("TN004", "temporary"):
         poisoned_table(pooled)
 
 
@@ -283,29 +305,38 @@ def test_B7_prepared_statement_in_front_plain(poor):
     assert poisoned_statement(poor) == ["poisoned"]
 
 
-@OPEN
 def test_B7_prepared_statement_in_front(pooled):
-    """The same under amp: refused, or gone."""
-    with pytest.raises(psycopg.Error):
+    """The same under amp: gone with the transaction that prepared it, committed or not."""
+    with raises("26000"):
         poisoned_statement(pooled)
+    with pooled.connect() as connection:
+        connection.execute("BEGIN; PREPARE getorders AS SELECT 'poisoned'; EXECUTE getorders; ROLLBACK")
+        with raises("26000"):
+            connection.execute("EXECUTE getorders")
+        with raises("TN004", "PREPARE outside of a transaction"):
+            connection.execute("PREPARE getorders AS SELECT 'poisoned'")
 
 
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
 def test_B7_a_prepared_statement_has_the_tenant_of_who_executes_it(pooled, mode):
-    """Prepared and planned under t1, executed under t2 and under nobody."""
-    with pooled.connect() as connection:
-        connection.execute(f"SET plan_cache_mode = {mode}")
-        with borrowed(pooled, connection, "t1"):
-            connection.execute("PREPARE q AS SELECT note FROM orders; PREPARE w AS UPDATE orders SET note = note RETURNING note")
-            assert column(connection, "EXECUTE q") == column(connection, "EXECUTE w") == MINE
-        with borrowed(pooled, connection, "t2"):
-            assert column(connection, "EXECUTE q") == column(connection, "EXECUTE w") == THEIRS
-        for statement in "EXECUTE q", "EXECUTE w":
+    """Prepared by the protocol, as drivers do, and planned under t1; executed under t2 and under nobody."""
+    with pooled.connect(options=f"-c plan_cache_mode={mode}") as connection:
+
+        def run(statement):
+            return sorted(row[0] for row in connection.execute(statement, prepare=True))
+
+        read, write = "SELECT note FROM orders", "UPDATE orders SET note = note RETURNING note"
+        for tenant, rows in ("t1", MINE), ("t2", THEIRS), ("t1", MINE):
+            with borrowed(pooled, connection, tenant):
+                assert run(read) == run(write) == rows
+        names = column(connection, "SELECT statement FROM pg_prepared_statements WHERE NOT from_sql")
+        assert {read, write} <= set(names)
+        for statement in read, write:
             if pooled.kind == BOUND:
-                assert column(connection, statement) == MINE
+                assert run(statement) == MINE
             else:
                 with raises("TN001"):
-                    connection.execute(statement)
+                    run(statement)
 
 
 RESIDUE = {
@@ -345,15 +376,71 @@ def test_B8_session_state_plain(poor, monitor, kind):
     assert before != after
 
 
-@OPEN
 @pytest.mark.parametrize("kind", RESIDUE)
 def test_B8_session_state(pooled, monitor, kind):
-    """The same under amp: refused, or as it was."""
-    try:
-        before, after = residue(pooled, *RESIDUE[kind])
-    except psycopg.Error:
+    """The same under amp: as it was, or refused where it cannot end with the transaction."""
+    if kind in ("listen", "advisory lock"):
+        with raises("TN004"):
+            residue(pooled, *RESIDUE[kind])
         return
+    before, after = residue(pooled, *RESIDUE[kind])
     assert before == after
+
+
+SETTING = [
+    "SET statement_timeout = 12345",
+    "SELECT set_config('statement_timeout', '12345', false)",
+    "UPDATE pg_settings SET setting = '12345' WHERE name = 'statement_timeout'",
+    "DO $$ BEGIN PERFORM set_config('statement_timeout', '12345', false); END $$",
+    "SET statement_timeout = 1; SET LOCAL statement_timeout = 12345",
+    "SET LOCAL statement_timeout = 1; SET statement_timeout = 12345",
+    "SAVEPOINT a; SET statement_timeout = 12345; RELEASE a",
+    "SET TimeZone = 'Asia/Tokyo'; SET statement_timeout = 12345",
+]
+
+
+@pytest.mark.parametrize("how", SETTING)
+def test_B8_set_ends_with_the_transaction(pooled, how):
+    """Every way of setting something for the session: it counts in the transaction, and ends with it; the client is told."""
+    look = "SELECT current_setting('statement_timeout'), current_setting('TimeZone')"
+    with pooled.connect() as connection:
+        told = []
+        connection.add_notice_handler(lambda notice: told.append(notice.message_primary))
+        connection.execute("SET statement_timeout = '1h'")  # set up before it is lent, and kept
+        before = connection.execute(look).fetchone()
+        assert before[0] == "1h"
+        with borrowed(pooled, connection, "t1"):
+            connection.execute(how)
+            assert connection.execute(look).fetchone()[0] == "12345ms"
+        assert connection.execute(look).fetchone() == before
+        assert len(told) == 1 and "statement_timeout" in told[0]
+
+
+def test_B8_what_a_pooler_sets_stays(pooled):
+    """Outside of a transaction, once lent: poolers' own settings stay, others end with the statement."""
+    with pooled.connect() as connection:
+        with borrowed(pooled, connection, "t1"):
+            connection.execute("SELECT 1")
+        if pooled.kind == BOUND:
+            assert notes(connection) == MINE
+        connection.execute("SET client_encoding = 'LATIN1'; SET TimeZone = 'Asia/Tokyo'; SET application_name = 'pooler'")
+        connection.execute("SET search_path = pg_temp, public")
+        look = "SELECT current_setting('client_encoding'), current_setting('TimeZone'), current_setting('application_name')"
+        assert connection.execute(look).fetchone() == ("LATIN1", "Asia/Tokyo", "pooler")
+        assert column(connection, "SHOW search_path") == ['"$user", public']
+
+
+def test_B8_session_scope_and_operators_keep_what_they_set(amp):
+    """Nobody borrows those."""
+    with amp.connect("amp_svc") as session:
+        session.execute("BEGIN; SET amp.tenant_id = 't1'; SET statement_timeout = '1h'; PREPARE q AS SELECT 1; COMMIT")
+        assert column(session, "SHOW statement_timeout") == ["1h"]
+        assert column(session, "EXECUTE q") == [1]
+    with amp.connect() as admin:
+        admin.execute(f"ALTER ROLE amp_ops IN DATABASE {amp.name} SET amp.context_scope = 'transaction'")
+    with amp.connect("amp_ops") as session:
+        session.execute("BEGIN; SET statement_timeout = '1h'; COMMIT; LISTEN platform")
+        assert column(session, "SHOW statement_timeout") == ["1h"]
 
 
 def test_B8_row_security_off_shows_nothing(pooled):
@@ -366,14 +453,17 @@ def test_B8_row_security_off_shows_nothing(pooled):
 
 
 def test_B8_search_path_does_not_move_what_amp_asks(pooled):
-    """t1 leaves functions and tables of amp's names in front: t2's context is amp's own."""
+    """Functions and tables of amp's names in front, from before the connection is lent: t2's context is amp's own."""
+    with pooled.database.connect() as admin:
+        admin.execute(f"""
+            CREATE SCHEMA front AUTHORIZATION {"amp_svc" if pooled.kind in ("service", SERVICE) else "amp_client"};
+            CREATE FUNCTION front.tenant_id() RETURNS text LANGUAGE sql AS $$ SELECT 't1' $$;
+            CREATE TABLE front.members AS SELECT 't1' AS tenant_id; CREATE TABLE front.signing_keys AS SELECT 'x' AS kid;
+            GRANT EXECUTE ON FUNCTION front.tenant_id() TO PUBLIC""")
     with pooled.connect() as connection:
-        with borrowed(pooled, connection, "t1"):
-            connection.execute("""
-                CREATE FUNCTION pg_temp.tenant_id() RETURNS text LANGUAGE sql AS $$ SELECT 't1' $$;
-                CREATE TEMP TABLE members AS SELECT 't1' AS tenant_id; CREATE TEMP TABLE signing_keys AS SELECT 'x' AS kid;
-                SET search_path = pg_temp, amp, public, pg_catalog""")
+        connection.execute("SET search_path = front, amp, public, pg_catalog")
         with borrowed(pooled, connection, "t2"):
+            assert column(connection, "SHOW search_path") == ["front, amp, public, pg_catalog"]
             assert column(connection, "SELECT note FROM public.orders") == THEIRS
             assert column(connection, "SELECT amp.tenant_id()") == ["t2"]
 
@@ -421,12 +511,11 @@ def two_phase_world(two_phase, kind):
     return Trusted(database) if kind == "service" else ByProof(database, kind)
 
 
-@OPEN
 @pytest.mark.parametrize("kind", ["service", *KINDS])
 def test_B9_two_phase(two_phase, kind):
     """The same under amp: refused."""
     world = two_phase_world(two_phase, kind)
-    with pytest.raises(psycopg.Error):
+    with raises("TN004", "prepared"):
         prepared(world, world.database)
 
 

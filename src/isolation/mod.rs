@@ -1,0 +1,34 @@
+//! Guards around what row security does not reach: statements that tell of rows which they do not show, hold up other tenants, or
+//! leave something behind in a pooled session.
+//!
+//! | module | guards |
+//! |---|---|
+//! | [`subject`] | who is guarded, and what |
+//! | [`explain`] | what plans tell: EXPLAIN, debug_print_plan, auto_explain |
+//! | [`statements`] | LOCK TABLE, WITH HOLD, PREPARE, PREPARE TRANSACTION, LISTEN |
+//! | [`objects`] | triggers and foreign keys on protected tables, temporary objects, functions that act on the session |
+//! | [`leftovers`] | settings and prepared statements end with the transaction, in transaction scope |
+//! | [`held_cursors`] | rows of a WITH HOLD cursor are the context's that fetched them |
+//! | [`hardening`] | whether `amp.harden()` was called in this database |
+//!
+//! The hooks are PostgreSQL's choke points and not its grammar: every EXPLAIN starts an executor, every new object is announced, every
+//! function is announced before it is first called. So a statement inside of a function, a DO block, a prepared statement or a rule
+//! is met as the client's own.
+
+mod explain;
+mod hardening;
+mod held_cursors;
+mod leftovers;
+mod objects;
+mod statements;
+mod subject;
+
+pub(crate) use held_cursors::close_strangers;
+
+pub(crate) fn init() {
+    explain::init();
+    objects::init();
+    leftovers::init();
+    held_cursors::init();
+    statements::init();
+}

@@ -1,0 +1,253 @@
+//! Statements that hold up other tenants, or leave in a pooled session what the next borrower meets.
+
+use super::{explain, hardening, held_cursors, leftovers, subject};
+use crate::backend::Local;
+use crate::context::{resolve, settings, transaction};
+use crate::error::{self, Code, Error};
+use crate::identity::proof;
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int};
+
+unsafe extern "C-unwind" {
+    // Not through pgrx's guards: an error of PostgreSQL has to pass with every field it has.
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        read_only: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+    // Not in pgrx's bindings.
+    fn find_all_inheritors(
+        parent: pg_sys::Oid,
+        lock: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
+}
+
+static NEXT: Local<Cell<pg_sys::ProcessUtility_hook_type>> = Local::new(Cell::new(None));
+
+pub(super) fn init() {
+    // SAFETY: from _PG_init, on the backend's thread.
+    unsafe {
+        NEXT.set(pg_sys::ProcessUtility_hook);
+        pg_sys::ProcessUtility_hook = Some(utility);
+    }
+}
+
+/// False for statements that nothing here is about.
+fn is_looked_at(statement: pg_sys::NodeTag) -> bool {
+    use pg_sys::NodeTag::*;
+    matches!(
+        statement,
+        T_ExplainStmt
+            | T_LockStmt
+            | T_DeclareCursorStmt
+            | T_FetchStmt
+            | T_PrepareStmt
+            | T_TransactionStmt
+            | T_ListenStmt
+            | T_VariableSetStmt
+    )
+}
+
+/// What is left to do when the statement has run.
+#[derive(Clone, Copy)]
+enum After {
+    Nothing,
+    Explained,
+    Declared(*const c_char),
+    Prepared(*const c_char),
+}
+
+unsafe extern "C-unwind" fn utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: PostgreSQL hands every hook a live statement; this frame owns nothing, so an error may jump over it.
+    unsafe {
+        let after = if is_looked_at((*(*statement).utilityStmt).type_) {
+            error::guarded(|| before((*statement).utilityStmt))
+        } else {
+            After::Nothing
+        };
+        match NEXT.get() {
+            Some(next) => next(statement, text, read_only, context, parameters, environment, destination, completion),
+            None => standard_ProcessUtility(
+                statement,
+                text,
+                read_only,
+                context,
+                parameters,
+                environment,
+                destination,
+                completion,
+            ),
+        }
+        match after {
+            After::Nothing => {}
+            After::Explained => error::guarded(|| {
+                explain::end();
+                Ok(())
+            }),
+            After::Declared(name) => error::guarded(|| {
+                held_cursors::declared(name);
+                Ok(())
+            }),
+            After::Prepared(name) => error::guarded(|| {
+                leftovers::prepared(name);
+                Ok(())
+            }),
+        }
+    }
+}
+
+/// Refuses a statement, or says what follows it. A transaction that has failed knows no catalog: it is only told of its end.
+/// Errors: TN004.
+///
+/// # Safety
+/// A live statement.
+unsafe fn before(statement: *mut pg_sys::Node) -> Result<After, Error> {
+    use pg_sys::NodeTag::*;
+    // SAFETY: by the contract above; the tag says which node it is.
+    unsafe {
+        match (*statement).type_ {
+            T_ExplainStmt if explain::begin() => return Ok(After::Explained),
+            T_LockStmt => check_lock(&*statement.cast::<pg_sys::LockStmt>())?,
+            T_DeclareCursorStmt => {
+                let statement = &*statement.cast::<pg_sys::DeclareCursorStmt>();
+                if statement.options & pg_sys::CURSOR_OPT_HOLD as c_int != 0 {
+                    if subject::is_borrowed() {
+                        return Err(outlives(
+                            "a cursor WITH HOLD cannot be declared in this session",
+                            "Declare it without HOLD, and fetch from it in this transaction.",
+                        ));
+                    }
+                    return Ok(After::Declared(statement.portalname));
+                }
+            }
+            T_FetchStmt => held_cursors::check_fetch((*statement.cast::<pg_sys::FetchStmt>()).portalname)?,
+            T_PrepareStmt if subject::is_borrowed() => {
+                if !pg_sys::IsTransactionBlock() {
+                    return Err(outlives(
+                        "PREPARE outside of a transaction is not for this session",
+                        "Prepare it by the protocol, as drivers do, or in the transaction that executes it.",
+                    ));
+                }
+                return Ok(After::Prepared((*statement.cast::<pg_sys::PrepareStmt>()).name));
+            }
+            T_TransactionStmt => {
+                let statement = &*statement.cast::<pg_sys::TransactionStmt>();
+                leftovers::note_transaction(statement);
+                if statement.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE
+                    && pg_sys::IsTransactionState()
+                    && subject::is_guarded()
+                    && subject::is_ordinary()
+                {
+                    check_prepare()?;
+                }
+            }
+            T_ListenStmt if subject::is_guarded() && subject::is_ordinary() => {
+                check_channel(CStr::from_ptr((*statement.cast::<pg_sys::ListenStmt>()).conditionname))?;
+            }
+            T_VariableSetStmt if !(*statement.cast::<pg_sys::VariableSetStmt>()).is_local => leftovers::note_set(),
+            _ => {}
+        }
+    }
+    Ok(After::Nothing)
+}
+
+fn outlives(message: &str, hint: &str) -> Error {
+    Error::new(Code::PermissionDenied, message)
+        .detail("With amp.context_scope = 'transaction' others borrow this session, and nothing may outlive its transaction.")
+        .hint(hint)
+}
+
+/// What is prepared is everybody's who logs in with this role.
+fn check_prepare() -> Result<(), Error> {
+    const HINT: &str = "COMMIT it instead.";
+    if subject::is_borrowed() {
+        return Err(outlives("a transaction cannot be prepared in this session", HINT));
+    }
+    if hardening::is_hardened() {
+        return Err(Error::new(Code::PermissionDenied, "a transaction cannot be prepared in this database")
+            .detail("After amp.harden() nobody may, for whoever logs in with the same role can end it.")
+            .hint(HINT));
+    }
+    Ok(())
+}
+
+/// Stronger locks than writing takes make every tenant wait: for the owner's migrations only.
+fn check_lock(statement: &pg_sys::LockStmt) -> Result<(), Error> {
+    if statement.mode <= pg_sys::RowExclusiveLock as c_int || !subject::is_guarded() {
+        return Ok(());
+    }
+    let in_context = transaction::tenant().is_some() || settings::any() || proof::any();
+    // SAFETY: a list of RangeVar, as long as it says, in a transaction; each name is held by a lock until that ends, so that nobody puts
+    // another relation behind it.
+    unsafe {
+        let names = &*statement.relations;
+        for position in 0..names.length as usize {
+            let name = (*names.elements.add(position)).ptr_value.cast::<pg_sys::RangeVar>();
+            let relation = pg_sys::RangeVarGetRelidExtended(
+                name,
+                pg_sys::AccessShareLock as _,
+                pg_sys::RVROption::RVR_MISSING_OK,
+                None,
+                std::ptr::null_mut(),
+            );
+            if relation == pg_sys::InvalidOid {
+                continue; // PostgreSQL's own error follows
+            }
+            let is_view = pg_sys::get_rel_relkind(relation) as u8 == pg_sys::RELKIND_VIEW;
+            let reached = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                find_all_inheritors(relation, pg_sys::AccessShareLock as _, std::ptr::null_mut())
+            });
+            let protected = (0..(*reached).length as usize)
+                .map(|position| (*(*reached).elements.add(position)).oid_value)
+                .find(|part| subject::is_protected(*part) && (in_context || !subject::owns(*part)));
+            if is_view || protected.is_some() {
+                let named = subject::name(protected.unwrap_or(relation));
+                return Err(Error::new(Code::PermissionDenied, format!("\"{named}\" cannot be locked in this mode"))
+                    .detail(if is_view {
+                        "A lock on a view is one on every table below it."
+                    } else {
+                        "Every other tenant would wait for it."
+                    })
+                    .hint("Lock rows (SELECT ... FOR UPDATE), or IN ROW EXCLUSIVE MODE at most. A table's owner may lock it without a context."));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// In a hardened database a channel is its tenant's: named by its id, or beginning with that and a dot or colon.
+fn check_channel(channel: &CStr) -> Result<(), Error> {
+    if subject::is_borrowed() {
+        return Err(outlives(
+            "this session cannot LISTEN",
+            "LISTEN in a session of its own, with amp.context_scope = 'session'.",
+        ));
+    }
+    if !hardening::is_hardened() {
+        return Ok(());
+    }
+    let tenant = resolve::tenant()?;
+    let own = channel.to_bytes().strip_prefix(tenant.as_str().as_bytes());
+    if own.is_some_and(|rest| matches!(rest.first(), None | Some(b'.' | b':'))) {
+        return Ok(());
+    }
+    Err(Error::new(Code::PermissionDenied, format!("channel \"{}\" is not this tenant's", channel.to_string_lossy()))
+        .detail("In a database with amp.harden() a session listens to its tenant's channels only.")
+        .hint(format!("Name it \"{0}\", or \"{0}:...\".", tenant.as_str())))
+}
