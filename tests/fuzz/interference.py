@@ -111,7 +111,8 @@ def stream_of(world, kinds=None):
 
 
 def fuzz(servers, system, seeds, statements, until, say, kinds=None):
-    """Rounds with these seeds until the time is over, or something is found. Returns the finding and the number of statements."""
+    """Rounds with these seeds until the time is over, or something is found. Returns the finding, how many statements
+    were sent and how many succeeded."""
     total, noise, good = 0, Counter(), 0
     for seed in seeds:
         if time.monotonic() > until:
@@ -123,10 +124,10 @@ def fuzz(servers, system, seeds, statements, until, say, kinds=None):
         if result.finding:
             say(f"differs, is tried again:\n{result.finding.statements[-1]}\n{result.finding.what}")
             if finding := confirmed(result.finding):
-                return finding, total
+                return finding, total, good
             say("it did not come back")
     say(f"{total} statements, {good} succeeded; noise: {dict(noise)}")
-    return None, total
+    return None, total, good
 
 
 def main():
@@ -143,7 +144,7 @@ def main():
         seeds = range(chosen.seed, chosen.seed + 10**6)
         until = time.monotonic() + chosen.seconds
         say = lambda line: print(line, flush=True)  # noqa: E731
-        finding, _ = fuzz(servers, chosen.system, seeds, chosen.statements, until, say, chosen.kinds)
+        finding, _, _ = fuzz(servers, chosen.system, seeds, chosen.statements, until, say, chosen.kinds)
     finally:
         servers.remove()
     if finding:

@@ -140,8 +140,8 @@ def difference(base, control, other, ordered):
     if shape(base) != shape(control):
         return NOISE
     if shape(base) != shape(other):
-        pairs = zip(padded(base, other), padded(other, base))
-        return next((f"{one} <> {two}" for one, two in pairs if one != two), "other fields in an error or notice")
+        here, there = words(base), words(other)
+        return f"{[word for word in here if word not in there]} <> {[word for word in there if word not in here]}"
     for mine, twin, theirs in zip(base, control, other):
         for row, row_twin, row_theirs in zip(mine.rows, twin.rows, theirs.rows):
             for cell, cell_twin, cell_theirs in zip(row, row_twin, row_theirs):
@@ -154,10 +154,9 @@ def shape(sheets):
     return [(sheet.title, [len(row) for row in sheet.rows]) for sheet in sheets]
 
 
-def padded(sheets, longer):
-    """The parts of an answer in words, as many as the other one has at least."""
-    words = [f"{sheet.title}, {len(sheet.rows)} row(s) {sheet.rows[:3]}" for sheet in sheets]
-    return words + ["nothing"] * (len(longer) - len(words))
+def words(sheets):
+    """An answer's parts, one by one."""
+    return [part for sheet in sheets for part in (f"{sheet.title}, {len(sheet.rows)} row(s)", *map(" · ".join, sheet.rows))]
 
 
 def same(cell, twin, other):

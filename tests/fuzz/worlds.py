@@ -22,7 +22,7 @@ VALUES = "values"  # as many rows of the same size, other keys and values: even 
 COUNTS = "counts"  # more rows
 NONE = "none"  # no rows at all
 GIANT = "giant"  # a hundred times as many
-OPEN = "open"  # other values, some of them written by a transaction of B that stays open
+OPEN = "open"  # other values in what a transaction of B has written that stays open
 VARIANTS = (VALUES, COUNTS, NONE, GIANT, OPEN)
 
 # Keys that B may have, and that A tries: these, and none that A has.
@@ -100,7 +100,9 @@ class Servers:
 
 
 class World:
-    """One database on each server. `number` keeps names apart; it is the same whenever the same world is made again."""
+    """One database on each server."""
+
+    raising = True  # may expressions raise errors and notices, and so tell which rows they were asked about?
 
     def __init__(self, servers, system, seed, variant, client=False, scope="session", analyzed=False):
         self.servers, self.system, self.seed, self.variant = servers, system, seed, variant
@@ -184,7 +186,7 @@ class World:
             return []
         numbers, captives = list(HOT[:60:2]), (3, 5)
         if different:
-            if self.variant in (VALUES, OPEN):
+            if self.variant == VALUES:
                 numbers, captives = list(HOT[1:60:2]), (4, 6)
             elif self.variant == COUNTS:
                 numbers, captives = numbers + list(HOT[1:36:2]), (3, 4, 5, 6)
@@ -250,7 +252,7 @@ class World:
                     """)
         with database.connect() as admin:
             if self.system == AMP:
-                admin.execute("DO $$ BEGIN IF to_regprocedure('amp.harden()') IS NOT NULL THEN PERFORM amp.harden(); END IF; END $$")
+                admin.execute("SELECT amp.harden()")
                 if self.scope == "transaction":
                     admin.execute(f"ALTER DATABASE {name} SET amp.context_scope = 'transaction'")
         for tenant, rows in zip(self.tenants, (self.rows(MINE), self.others_rows(different))):
@@ -286,7 +288,14 @@ class World:
                         opened.callback(self.hold_open(database, different=number == 2).close)
                 yield made
         finally:
-            self.servers.each(lambda number, _: made[number].drop())
+            self.servers.each(lambda number, _: self.drop(made[number]))
+
+    @staticmethod
+    def drop(database):
+        with database.connect() as admin:
+            for (gid,) in admin.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall():
+                admin.execute(f"ROLLBACK PREPARED '{gid}'")
+        database.drop()
 
     def contents(self, database):
         """What each tenant has, as a superuser sees it: {tenant: rows}."""
