@@ -387,7 +387,7 @@ class Grammar:
         clause = f"FOR {self.pick('UPDATE', 'SHARE', 'NO KEY UPDATE', 'KEY SHARE')}{self.pick('', ' SKIP LOCKED', ' NOWAIT')}"
         return f"SELECT id FROM accounts WHERE id = {self.key()} {clause}"
 
-    @makes("locking", 0.5, inside)
+    @makes("table lock", 0.5, inside)
     def _(self):
         mode = self.pick("ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE", "EXCLUSIVE", "ACCESS EXCLUSIVE")
         return f"LOCK TABLE {self.pick(*PROTECTED)} IN {mode} MODE NOWAIT"
@@ -564,13 +564,19 @@ class Grammar:
 
     @makes("copy", 2)
     def _(self):
-        n = self.new()
+        n = self.number()
         return self.pick(
             f"COPY {self.pick(*PROTECTED)} TO STDOUT",
             f"COPY ({self.select()}) TO STDOUT WITH (FORMAT csv, HEADER)",
             f"COPY (UPDATE orders SET qty = 1 WHERE id = {n} RETURNING *) TO STDOUT",
-            Statement("copy", "COPY accounts (id, code, name) FROM STDIN", f"{n}\tc{n:05}\tname\n"),
-            Statement("copy", "COPY items (id, kind, label) FROM STDIN WITH (FORMAT csv)", f"{n},1,copied\nnonsense,2,x\n"),
+        )
+
+    @makes("copy in", 1)
+    def _(self):
+        n = self.new()
+        return self.pick(
+            Statement("copy in", "COPY accounts (id, code, name) FROM STDIN", f"{n}\tc{n:05}\tname\n"),
+            Statement("copy in", "COPY items (id, kind, label) FROM STDIN WITH (FORMAT csv)", f"{n},1,copied\nnonsense,2,x\n"),
         )
 
     @makes("prepared", 2)
@@ -677,7 +683,7 @@ class Grammar:
             f"SELECT set_config('{self.pick(*self.SETTINGS)}', '{self.pick('on', 'off')}', {self.pick('true', 'false')})",
             f"SET track_counts = {self.pick('on', 'off')}",
             f"SET log_statement_stats = {self.pick('on', 'off')}",
-            f"SET row_security = {self.pick('on', 'on', 'off')}",
+            ["SET row_security = off", self.select(), "SET row_security = on"],
             f"SELECT current_setting('{'amp.tenant_id' if self.world.system == AMP else 'app.tenant'}')",
             "DISCARD PLANS",
         )

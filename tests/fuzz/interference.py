@@ -106,7 +106,7 @@ def choose(servers, system, seed):
 def stream_of(world, kinds=None):
     """What the world of a seed is sent: sqlsmith's statements every third time, where plans and places are the same."""
     if world.ordered and world.seed % 3 == 0 and not kinds:
-        return lambda databases: [*world.entrance(), *sqlsmith.statements(world, databases[0], world.seed)]
+        return lambda databases: sqlsmith.stream(world, databases[0])
     return lambda _: Grammar(world.seed, world, kinds)
 
 

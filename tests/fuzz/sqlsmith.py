@@ -9,11 +9,16 @@ from lockstep import Statement
 LIMIT = re.compile(r"\blimit \d+", re.IGNORECASE)
 
 
-def statements(world, database, seed, count=1000):
-    """`count` statements of this seed, over the tables that the world's client sees."""
+def stream(world, database, count=400):
+    """A's entrance, then `count` statements of the world's seed over the tables that its client sees."""
     target = f"host={database.cluster.host} port={database.cluster.port} dbname={database.name} user={world.user}"
-    command = ["sqlsmith", f"--target={target}", f"--seed={seed}", f"--max-queries={count}", "--dry-run"]
-    if seed % 2:
+    command = ["sqlsmith", f"--target={target}", f"--seed={world.seed}", f"--max-queries={count}", "--dry-run"]
+    if world.seed % 2:
         command.append("--exclude-catalog")
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    return [Statement("sqlsmith", LIMIT.sub("", made).strip()) for made in printed.split(";") if made.strip()]
+    made = [Statement("sqlsmith", LIMIT.sub("", text).strip()) for text in printed.split(";") if text.strip()]
+    if world.scope == "session":
+        return [*world.entrance(), *made]
+    local = Statement("transaction", world.set_tenant(world.tenants[0], local=True))
+    begin, rollback = Statement("transaction", "BEGIN"), Statement("transaction", "ROLLBACK")
+    return world.entrance() + [each for statement in made for each in (begin, local, statement, rollback)]

@@ -115,6 +115,7 @@ class World:
         self.on_update = choice.choice(["CASCADE", "NO ACTION"])
         self.deferrable = choice.choice(["", "DEFERRABLE INITIALLY DEFERRED"])
         self.partitioning = choice.choice(["LIST", "RANGE", "HASH"])
+        self.temporary = choice.choice([True, False])
         self.user = "amp_client" if self.client else "amp_svc"
         self.token = token(claims("ann", exp=int(time.time()) + 86400), KEYS["HS256"], "HS256", "HS256")
 
@@ -123,7 +124,7 @@ class World:
         return (
             f"{self.system}, seed {self.seed}, B's rows: {self.variant}, {who}, scope {self.scope}{', analyzed' if self.analyzed else ''}"
             f" (tenants {self.tenant_type}, keys {self.key_type}, ON DELETE {self.on_delete} ON UPDATE {self.on_update}"
-            f" {self.deferrable}, partitions by {self.partitioning})"
+            f" {self.deferrable}, partitions by {self.partitioning}{', TEMPORARY granted' if self.temporary else ''})"
         )
 
     @property
@@ -253,6 +254,8 @@ class World:
         with database.connect() as admin:
             if self.system == AMP:
                 admin.execute("SELECT amp.harden()")
+                if self.temporary:  # back to those who ask for it
+                    admin.execute(f"GRANT TEMPORARY ON DATABASE {name} TO amp_svc, amp_client")
                 if self.scope == "transaction":
                     admin.execute(f"ALTER DATABASE {name} SET amp.context_scope = 'transaction'")
         for tenant, rows in zip(self.tenants, (self.rows(MINE), self.others_rows(different))):
