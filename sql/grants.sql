@@ -120,6 +120,7 @@ GRANT EXECUTE ON FUNCTION
 
 -- Hardening: for superusers, with whose own rights it runs, and who others are told so; what is open is everybody's to know.
 GRANT EXECUTE ON FUNCTION amp.harden(), amp.unharden(), amp.assert_hardener(), amp.hardening_targets(), amp.hardening_gaps() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION amp.advisory_xact_lock(bigint), amp.try_advisory_xact_lock(bigint), amp.own_activity(), amp.own_locks() TO PUBLIC;
 
 -- Operators of the platform, by their login role or by a credential: each function checks which of them called.
 GRANT EXECUTE ON FUNCTION

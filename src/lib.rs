@@ -77,7 +77,8 @@ extension_sql_file!("../sql/isolation/indexes.sql", name = "indexes", requires =
 extension_sql_file!("../sql/isolation/protect.sql", name = "protect", requires = ["indexes"]);
 extension_sql_file!("../sql/isolation/schemas.sql", name = "schemas", requires = ["protect"]);
 extension_sql_file!("../sql/isolation/harden.sql", name = "harden", requires = ["schemas"]);
-extension_sql_file!("../sql/approval/tables.sql", name = "approval_tables", requires = ["harden"]);
+extension_sql_file!("../sql/isolation/own_session.sql", name = "own_session", requires = ["harden"]);
+extension_sql_file!("../sql/approval/tables.sql", name = "approval_tables", requires = ["own_session"]);
 extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["approval_tables"]);
 extension_sql_file!("../sql/isolation/doctor.sql", name = "doctor", requires = ["descendants"]);
 extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["doctor"]);

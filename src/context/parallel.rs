@@ -20,7 +20,15 @@ static SETTING: Local<PrivateSetting> = Local::new(PrivateSetting::new(c"amp.par
 
 pub(super) fn init() {
     // SAFETY: from _PG_init; hook and static stay loaded with the library.
-    unsafe { SETTING.define(c"What a parallel query's leader found the context to be.", &CARRIED, Some(check), None, GucFlags::empty()) };
+    unsafe {
+        SETTING.define(
+            c"What a parallel query's leader found the context to be.",
+            &CARRIED,
+            Some(check),
+            None,
+            GucFlags::empty(),
+        )
+    };
 }
 
 /// True in a parallel worker.

@@ -109,7 +109,9 @@ struct Held {
 
 pub(super) fn init() {
     // SAFETY: from _PG_init; hooks and static stay loaded with the library.
-    unsafe { SETTING.define(c"What amp.authenticate() accepted.", &IDENTITY, Some(check), Some(assign), GucFlags::empty()) };
+    unsafe {
+        SETTING.define(c"What amp.authenticate() accepted.", &IDENTITY, Some(check), Some(assign), GucFlags::empty())
+    };
 }
 
 /// True if a credential was accepted in this session and has not been given up, expired or not.

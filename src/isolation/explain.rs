@@ -145,10 +145,8 @@ unsafe fn check_print(plan: *const pg_sys::PlannedStmt) -> Result<(), Error> {
             return Ok(());
         }
         match subject::reads_protected(plan) {
-            Some(table) => {
-                Err(refusal(format!("debug_print_plan is not for table \"{}\"", subject::name(table)))
-                    .hint("Run RESET debug_print_plan, or ask for the role pg_read_all_stats."))
-            }
+            Some(table) => Err(refusal(format!("debug_print_plan is not for table \"{}\"", subject::name(table)))
+                .hint("Run RESET debug_print_plan, or ask for the role pg_read_all_stats.")),
             None => Ok(()),
         }
     }
@@ -167,8 +165,7 @@ unsafe extern "C-unwind" fn log(report: *mut pg_sys::ErrorData) {
         if (*report).output_to_client
             && !(*report).filename.is_null()
             && CStr::from_ptr((*report).filename) == c"auto_explain.c"
-            && !(pg_sys::IsTransactionState()
-                && error::guarded(|| Ok(subject::sees_statistics(session::login_role()))))
+            && !(pg_sys::IsTransactionState() && error::guarded(|| Ok(subject::sees_statistics(session::login_role()))))
         {
             (*report).output_to_client = false;
         }

@@ -71,7 +71,11 @@ pub(super) unsafe fn check_fetch(name: *const c_char) -> Result<(), Error> {
     }
     // SAFETY: by the contract above.
     let name = unsafe { CStr::from_ptr(name) };
-    let filled = CURSORS.borrow().iter().find(|held| *held.name == *name && held.portal().is_some()).and_then(|held| held.filled);
+    let filled = CURSORS
+        .borrow()
+        .iter()
+        .find(|held| *held.name == *name && held.portal().is_some())
+        .and_then(|held| held.filled);
     let Some((_, Some(tenant))) = filled else {
         return Ok(());
     };

@@ -10,11 +10,13 @@
 //! | [`leftovers`] | settings and prepared statements end with the transaction, in transaction scope |
 //! | [`held_cursors`] | rows of a WITH HOLD cursor are the context's that fetched them |
 //! | [`hardening`] | whether `amp.harden()` was called in this database |
+//! | [`advisory_locks`] | nothing: locks of a tenant's own, for who is refused PostgreSQL's |
 //!
 //! The hooks are PostgreSQL's choke points and not its grammar: every EXPLAIN starts an executor, every new object is announced, every
 //! function is announced before it is first called. So a statement inside of a function, a DO block, a prepared statement or a rule
 //! is met as the client's own.
 
+mod advisory_locks;
 mod explain;
 mod hardening;
 mod held_cursors;
