@@ -171,14 +171,14 @@ def differences(servers, seed, tenant_type, statements, before=lambda admin: Non
         shared.drop()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("tenant_type", TENANT_TYPES)
 def test_a_shared_database_is_like_one_of_ones_own(servers, tenant_type, seed):
     found = differences(servers, seed, tenant_type, 600)
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("table", PROTECTED)
+@pytest.mark.parametrize("table", ["accounts", "items"])
 def test_it_notices_policies_that_let_everything_through(servers, table):
     def open_up(admin):
         admin.execute(f"DROP POLICY amp_tenant ON {table}; ALTER POLICY amp_allow ON {table} USING (true)")
