@@ -116,7 +116,7 @@ class Grammar:
         a, b = self.int_of(table, depth - 1), self.int_of(table, depth - 1)
         forms = [
             f"({a} + {b})",
-            f"({a} * {b})",
+            f"({a} % 1000 * ({b} % 1000))",  # never out of range
             f"({a} % nullif({b}, 0))",
             f"abs({a})",
             f"coalesce(nullif({a}, {b}), 0)",
@@ -157,17 +157,23 @@ class Grammar:
             "tenant_id IS NOT NULL" if table != "order_list" else "true",
         ]
         if self.world.raising:
-            forms += [
-                f"leak({column})",
-                f"1 / ({self.pick(*numbers)} - {self.pick(n, 1, 2, 3)}) IS NOT NULL",
-                f"CASE WHEN {column} = {self.value_of(n)} THEN (SELECT 1 / 0) = 1 ELSE true END",
-                f"CASE WHEN {column} = {self.value_of(n)} THEN leak('it is there'::text) ELSE true END",
-            ]
+            forms += self.telling(table)
         if depth > 0:
             a, b = self.condition(table, depth - 1), self.condition(table, depth - 1)
             forms += [f"({a} AND {b})", f"({a} OR {b})", f"NOT ({a})"]
             forms += [f"{self.int_of(table, depth - 1)} {self.pick('=', '<', '>=')} {self.int_of(table, depth - 1)}"]
         return self.pick(*forms)
+
+    def telling(self, table):
+        """Conditions that tell which rows they are asked about, by an error or a notice."""
+        numbers, texts = self.COLUMNS[table]
+        column, n = self.pick(*texts), self.number()
+        return [
+            f"leak({column})",
+            f"1 / ({self.pick(*numbers)} - {self.pick(n, 1, 2, 3)}) IS NOT NULL",
+            f"CASE WHEN {column} = {self.value_of(n)} THEN (SELECT 1 / 0) = 1 ELSE true END",
+            f"CASE WHEN {column} = {self.value_of(n)} THEN leak('it is there'::text) ELSE true END",
+        ]
 
     def select(self):
         """A query with a fixed order of rows, or one row."""
@@ -381,6 +387,12 @@ class Grammar:
     @makes("select", 8)
     def _(self):
         return self.select()
+
+    @makes("telling", 3)
+    def _(self):
+        """Each by itself: it is asked about every row that A sees, whatever the plan."""
+        table = self.table()
+        return f"SELECT count(*) FROM {table} WHERE {self.pick(*self.telling(table))}"
 
     @makes("locking", 2)
     def _(self):

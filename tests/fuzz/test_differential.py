@@ -35,7 +35,6 @@ class Tenancy(World):
     """What the grammar has to know of the databases: for one tenant, whose statements must not depend on the order in which conditions
     are evaluated."""
 
-    raising = False
     ordered = False
 
     def __init__(self, servers, seed, tenant_type, own):

@@ -102,8 +102,6 @@ class Servers:
 class World:
     """One database on each server."""
 
-    raising = True  # may expressions raise errors and notices, and so tell which rows they were asked about?
-
     def __init__(self, servers, system, seed, variant, client=False, scope="session", analyzed=False):
         self.servers, self.system, self.seed, self.variant = servers, system, seed, variant
         self.client, self.scope, self.analyzed = client and system == AMP, scope if system == AMP else "session", analyzed
@@ -131,6 +129,11 @@ class World:
     def ordered(self):
         """Do rows lie at the same places on all servers, and are plans the same? Not if sizes differ, or statistics do."""
         return self.variant in (VALUES, OPEN) and not self.analyzed
+
+    @property
+    def raising(self):
+        """May conditions that are combined raise errors and notices? Which of A's rows they are asked about is the plan's affair."""
+        return self.ordered
 
     def key(self, number):
         """A key of accounts as an SQL literal; the order of keys is that of numbers, and so are their sizes."""
