@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from lockstep import NOISE, Lockstep, difference
 from psycopg import pq
 from shrink import minimal
 from worlds import AMP, OPTIONS, PLAIN, VARIANTS, Servers, World
+
 
 class Finding(NamedTuple):
     world: World
@@ -143,8 +145,7 @@ def main():
     try:
         seeds = range(chosen.seed, chosen.seed + 10**6)
         until = time.monotonic() + chosen.seconds
-        say = lambda line: print(line, flush=True)  # noqa: E731
-        finding, _, _ = fuzz(servers, chosen.system, seeds, chosen.statements, until, say, chosen.kinds)
+        finding, _, _ = fuzz(servers, chosen.system, seeds, chosen.statements, until, partial(print, flush=True), chosen.kinds)
     finally:
         servers.remove()
     if finding:

@@ -8,7 +8,7 @@ from itertools import count, islice
 import pytest
 
 from grammar import Grammar
-from interference import confirmed, fuzz, play
+from interference import confirmed, fuzz, play, stream_of
 from lockstep import NOISE, Sheet, difference
 from shrink import minimal
 from worlds import AMP, COUNTS, OPEN, PLAIN, VALUES, World
@@ -41,8 +41,7 @@ def rounds(servers, system, kind, variant, limit, worlds):
     """The fuzzer's rounds with statements of one kind in so many worlds."""
     for seed in islice(seeds(system, kind, variant), worlds):
         world = World(servers, system, seed, variant, analyzed=kind == "estimates")
-        grammar = Grammar(seed, world, {kind})
-        yield play(world, lambda _: grammar, limit)  # noqa: B023
+        yield play(world, stream_of(world, {kind}), limit)
 
 
 @pytest.mark.parametrize("kind, variant, words, limit", LEAKS, ids=NAMES)
