@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+HARDENED = os.environ.get("AMP_HARDENED") == "1"
 ROLES = {"amp_svc": "amp_service", "amp_ops": "amp_operator", "amp_client": None, "amp_owner": None}
 
 # In memory where there is enough of it: a database is made and dropped for nearly every test.
@@ -73,7 +74,7 @@ class Cluster:
                 for role, group in ROLES.items():
                     if group:
                         admin.execute(f"GRANT {group} TO {role}")
-                by_default = hardened is None and os.environ.get("AMP_HARDENED") == "1"
+                by_default = hardened is None and HARDENED
                 if hardened or by_default:
                     admin.execute("SELECT FROM amp.harden()")
                 if by_default:

@@ -664,7 +664,7 @@ def test_A19_replayed_token(amp, proved):
 
 def test_A19_a_session_tells_nobody_its_credential(amp, proved):
     """Who can run SQL in the session, or look at it from another, looks for the credential itself."""
-    with proved.open() as session, proved.connect() as other, amp.connect("amp_ops") as ops:
+    with proved.open() as session, amp.connect() as admin, amp.connect("amp_ops") as ops:
         assert notes(session) == MINE
         for secret in "hash FROM amp.stored_api_keys", "* FROM amp.stored_api_keys", "key FROM amp.signing_keys", "* FROM amp.signing_keys":
             for reader in session, ops:
@@ -673,7 +673,7 @@ def test_A19_a_session_tells_nobody_its_credential(amp, proved):
         seen = [session.execute("SHOW amp.identity").fetchone(), session.execute("SELECT amp.context()").fetchone(),
                 session.execute("SELECT setting FROM pg_settings").fetchall(),
                 session.execute("SELECT to_jsonb(k) FROM amp.api_keys k").fetchall(),
-                other.execute("SELECT query FROM pg_stat_activity").fetchall(),
+                admin.execute("SELECT query FROM pg_stat_activity").fetchall(),
                 ops.execute("SELECT to_jsonb(a) FROM amp.audit_log a").fetchall()]
     if proved.credential:
         assert proved.credential.rsplit(".")[-1] not in str(seen)
