@@ -114,7 +114,8 @@ GRANT EXECUTE ON FUNCTION
 
 -- What is left open: the catalogs are everybody's.
 GRANT EXECUTE ON FUNCTION
-    amp.doctor(), amp.table_findings(), amp.dependent_findings(), amp.role_findings(), amp.server_findings(), amp.is_preloaded(),
+    amp.doctor(), amp.relatives(oid[]), amp.table_findings(oid[]), amp.grant_findings(oid[]), amp.dependent_findings(oid[]),
+    amp.function_findings(oid[]), amp.role_findings(), amp.server_findings(), amp.is_preloaded(),
     amp.tenant_findings_for_caller()
     TO PUBLIC;
 

@@ -80,11 +80,20 @@ extension_sql_file!("../sql/isolation/harden.sql", name = "harden", requires = [
 extension_sql_file!("../sql/isolation/own_session.sql", name = "own_session", requires = ["harden"]);
 extension_sql_file!("../sql/approval/tables.sql", name = "approval_tables", requires = ["own_session"]);
 extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["approval_tables"]);
-extension_sql_file!("../sql/isolation/doctor.sql", name = "doctor", requires = ["descendants"]);
+extension_sql_file!("../sql/isolation/doctor/tables.sql", name = "doctor_tables", requires = ["descendants"]);
+extension_sql_file!("../sql/isolation/doctor/grants.sql", name = "doctor_grants", requires = ["doctor_tables"]);
+extension_sql_file!("../sql/isolation/doctor/views.sql", name = "doctor_views", requires = ["doctor_grants"]);
+extension_sql_file!("../sql/isolation/doctor/functions.sql", name = "doctor_functions", requires = ["doctor_views"]);
+extension_sql_file!("../sql/isolation/doctor/roles.sql", name = "doctor_roles", requires = ["doctor_functions"]);
+extension_sql_file!("../sql/isolation/doctor/server.sql", name = "doctor_server", requires = ["doctor_roles"]);
+extension_sql_file!("../sql/isolation/doctor/tenants.sql", name = "doctor_tenants", requires = ["doctor_server"]);
+extension_sql_file!("../sql/isolation/doctor/doctor.sql", name = "doctor", requires = ["doctor_tenants"]);
 extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["doctor"]);
 extension_sql_file!("../sql/approval/requests.sql", name = "approval_requests", requires = ["meter"]);
 extension_sql_file!("../sql/approval/gate.sql", name = "approval_gate", requires = ["approval_requests"]);
 extension_sql_file!("../sql/tenants/lifecycle.sql", name = "lifecycle", requires = ["approval_gate"]);
+extension_sql_file!("../sql/isolation/ddl_guard.sql", name = "ddl_guard", requires = ["lifecycle"]);
+extension_sql_file!("../sql/isolation/renames.sql", name = "renames", requires = ["ddl_guard"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Registers settings, callbacks and hooks; nothing else happens at load.

@@ -1,7 +1,7 @@
 -- Schema changes: a new part of a protected table is protected with it, and a dropped table is forgotten.
 
 CREATE FUNCTION amp.protect_descendants() RETURNS event_trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
 DECLARE
     part record;
 BEGIN

@@ -56,8 +56,6 @@ CREATE FUNCTION amp.compose_foreign_key(
 DECLARE
     child_list text := (SELECT string_agg(quote_ident(u), ', ' ORDER BY n) FROM unnest(child_columns) WITH ORDINALITY t(u, n));
     parent_list text := (SELECT string_agg(quote_ident(u), ', ' ORDER BY n) FROM unnest(parent_columns) WITH ORDINALITY t(u, n));
-    forced regclass[];
-    part regclass;
 BEGIN
     -- The parent's side needs a unique key of exactly these columns.
     IF NOT EXISTS (
@@ -75,14 +73,7 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ADD CHECK (num_nulls(%s) IN (0, %s))',
                        amp.qualified(child), child_list, cardinality(child_columns));
     END IF;
-    -- Forced policies, of parts too, would hide rows from the check of what is there already, when the owner runs it.
-    forced := ARRAY(
-        SELECT c.oid::regclass FROM pg_class c
-        WHERE c.relforcerowsecurity AND c.relkind IN ('r', 'p')
-          AND c.oid IN (SELECT d.relation FROM amp.descendants(child) d UNION SELECT d.relation FROM amp.descendants(parent) d));
-    FOREACH part IN ARRAY forced LOOP
-        EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', amp.qualified(part));
-    END LOOP;
+    -- Forced policies do not hide rows from the check of what is there already (src/isolation/foreign_key_check.rs).
     BEGIN
         EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I FOREIGN KEY (%I, %s) REFERENCES %s (%I, %s)%s',
                        amp.qualified(child), constraint_name, child_tenant, child_list,
@@ -94,9 +85,6 @@ BEGIN
             HINT = format('Find the rows of %s whose row in %s has another %I, correct them, then run it again.',
                           child, parent, parent_tenant);
     END;
-    FOREACH part IN ARRAY forced LOOP
-        EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', amp.qualified(part));
-    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION amp.compose_foreign_key(name, regclass, regclass, name, name, name[], name[], text, boolean) IS

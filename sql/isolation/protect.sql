@@ -109,9 +109,10 @@ BEGIN
     IF present.attnotnull THEN
         status := 'kept'; what := 'NOT NULL'; RETURN NEXT;
     ELSE
-        -- Protected before: the policies, forced again below, must not hide rows from the owner now.
-        EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', named);
-        EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL', named, tenant_column) INTO nulls;
+        -- Where it was protected before, policies hide rows from the owner, and PostgreSQL's own error says that there are some.
+        IF NOT row_security_active(relation) THEN
+            EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL', named, tenant_column) INTO nulls;
+        END IF;
         IF nulls > 0 THEN
             RAISE EXCEPTION USING ERRCODE = '23502',
                 MESSAGE = format('%s row(s) of table %s have no tenant', nulls, relation),
@@ -184,12 +185,20 @@ BEGIN
     SELECT coalesce(jsonb_object_agg(p.policyname, to_jsonb(p)), '{}') INTO before
     FROM pg_policies p WHERE format('%I.%I', p.schemaname, p.tablename) = named;
     FOR policy IN SELECT p.* FROM amp.policies(relation, tenant_column, tenant_function, read, "insert", "update", "delete", spend) p LOOP
-        IF before ? policy.name THEN
-            EXECUTE format('DROP POLICY %I ON %s', policy.name, named);
+        IF EXISTS (
+            SELECT FROM amp.expected_policies w JOIN pg_policy o ON o.polrelid = w.relation AND o.polname = w.name
+            WHERE w.relation = $1 AND w.name = policy.name
+              AND (o.polpermissive, o.polcmd, o.polroles, pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))
+                  IS NOT DISTINCT FROM (w.permissive, w.command::"char", '{0}'::oid[], w.using_text, w.check_text))
+        THEN
+            status := 'kept';
+        ELSE
+            IF before ? policy.name THEN
+                EXECUTE format('DROP POLICY %I ON %s', policy.name, named);
+            END IF;
+            EXECUTE format('CREATE POLICY %I ON %s %s', policy.name, named, policy.definition);
+            status := 'done';
         END IF;
-        EXECUTE format('CREATE POLICY %I ON %s %s', policy.name, named, policy.definition);
-        SELECT CASE WHEN before -> policy.name = to_jsonb(p) THEN 'kept' ELSE 'done' END INTO STRICT status
-        FROM pg_policies p WHERE format('%I.%I', p.schemaname, p.tablename) = named AND p.policyname = policy.name;
         object := format('policy %I on %s', policy.name, relation);
         what := policy.definition;
         RETURN NEXT;
@@ -269,6 +278,9 @@ BEGIN
         SELECT d.relation, p.tenant_column FROM amp.descendants("table") d JOIN amp.protected_tables p ON p.relation = d.relation
     LOOP
         status := 'done';
+        -- First, or the guard of schema changes would refuse what follows.
+        PERFORM amp.mark_caller();
+        PERFORM amp.forget_table(relation);
         FOR own IN SELECT p.polname FROM pg_policy p WHERE p.polrelid = relation
                    AND p.polname IN ('amp_allow', 'amp_tenant', 'amp_insert', 'amp_update', 'amp_delete', 'amp_spend') ORDER BY 1 LOOP
             EXECUTE format('DROP POLICY %I ON %s', own.polname, amp.qualified(relation));
@@ -294,8 +306,6 @@ BEGIN
             what := 'row security disabled';
         END IF;
         RETURN NEXT;
-        PERFORM amp.mark_caller();
-        PERFORM amp.forget_table(relation);
     END LOOP;
     status := 'left'; object := format('table %s', "table");
     what := 'NOT NULL, indexes, unique keys and composite foreign keys'; RETURN NEXT;

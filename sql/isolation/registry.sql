@@ -75,11 +75,13 @@ CREATE FUNCTION amp.forget_table(relation regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM amp.assert_owner(relation, amp.caller());
-    -- By what is so, not only by who calls: a table that is still protected is not forgotten.
-    IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polname = 'amp_tenant') THEN
-        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is protected', relation),
-            HINT = 'Use amp.unprotect().';
+    IF EXISTS (SELECT FROM pg_inherits i JOIN amp.protected_tables p ON p.relation = i.inhparent WHERE i.inhrelid = forget_table.relation) THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('table %s is a part of a protected table', relation),
+            HINT = 'Unprotect the parent, or detach this one first.';
     END IF;
+    -- By what is so, not only by who calls: a table that still has its policies when the transaction ends is not forgotten. The guard of schema
+    -- changes lets them be dropped only afterwards.
+    INSERT INTO amp.unfinished_tables VALUES (relation, true);
     DELETE FROM amp.protected_tables p WHERE p.relation = forget_table.relation;
     IF FOUND THEN
         PERFORM amp.log_change('table.unprotected', NULL, jsonb_build_object('table', amp.qualified(relation)));
@@ -87,6 +89,9 @@ BEGIN
     DELETE FROM amp.shared_tables s WHERE s.relation = forget_table.relation;
     DELETE FROM amp.meters m WHERE m.relation = forget_table.relation;
     DELETE FROM amp.approval_gates g WHERE g.relation = forget_table.relation;
+    IF FOUND THEN
+        PERFORM amp.log_change('gate.dropped', NULL, jsonb_build_object('table', amp.qualified(relation)));
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION amp.forget_table(regclass) IS 'Internal: drops a table that is protected no more from the registry, for its owner.';
+COMMENT ON FUNCTION amp.forget_table(regclass) IS 'Internal: takes a table out of the registry, for its owner; until the transaction ends its policies have to be gone, too.';

@@ -9,6 +9,8 @@
 //! | [`objects`] | triggers and foreign keys on protected tables, temporary objects, functions that act on the session |
 //! | [`leftovers`] | settings and prepared statements end with the transaction, in transaction scope |
 //! | [`held_cursors`] | rows of a WITH HOLD cursor are the context's that fetched them |
+//! | [`ddl_guard`] | what `sql/isolation/ddl_guard.sql` needs: the catalogs before a statement, and the override |
+//! | [`foreign_key_check`] | foreign keys on protected tables can be added by their owner |
 //! | [`hardening`] | whether `amp.harden()` was called in this database |
 //! | [`advisory_locks`] | nothing: locks of a tenant's own, for who is refused PostgreSQL's |
 //!
@@ -17,7 +19,9 @@
 //! is met as the client's own.
 
 mod advisory_locks;
+mod ddl_guard;
 mod explain;
+mod foreign_key_check;
 mod hardening;
 mod held_cursors;
 mod leftovers;
@@ -28,7 +32,9 @@ mod subject;
 pub(crate) use held_cursors::close_strangers;
 
 pub(crate) fn init() {
+    ddl_guard::init();
     explain::init();
+    foreign_key_check::init();
     objects::init();
     leftovers::init();
     held_cursors::init();

@@ -1,0 +1,170 @@
+-- What the doctor finds in protected tables, and in tables beside them.
+
+CREATE VIEW amp.expected_policies WITH (security_invoker) AS
+    SELECT p.relation, w.*
+    FROM amp.protected_tables p
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = p.relation AND a.attname = p.tenant_column AND NOT a.attisdropped,
+        LATERAL (SELECT pg_catalog.format(
+                            CASE WHEN a.atttypid = 'varchar'::pg_catalog.regtype THEN '(%I)::text = amp.%I(' ELSE '%I = amp.%I(' END, p.tenant_column,
+                            CASE a.atttypid WHEN 'uuid'::pg_catalog.regtype THEN 'tenant_uuid' WHEN 'bigint'::pg_catalog.regtype THEN 'tenant_bigint'
+                            ELSE 'tenant_id' END),
+                        coalesce(pg_catalog.quote_literal(p.read_permission) || '::text', ''),
+                        'amp.require_permission(' || pg_catalog.quote_literal(p.insert_permission) || '::text)',
+                        'amp.require_permission(' || pg_catalog.quote_literal(p.update_permission) || '::text)',
+                        'amp.require_permission(' || pg_catalog.quote_literal(p.delete_permission) || '::text)') t(compared, read, inserts, updates, deletes),
+        LATERAL (VALUES
+            ('amp_allow', true, '*', '(' || compared || read || '))', 'true'),
+            ('amp_tenant', false, '*', '(' || compared || read || '))', '(' || compared || '))'),
+            ('amp_insert', false, 'a', NULL, coalesce(inserts, 'true')),
+            ('amp_update', false, 'w', coalesce(updates, 'amp.context_holds()'), coalesce(updates, 'amp.context_holds()')),
+            ('amp_delete', false, 'd', coalesce(deletes, 'amp.context_holds()'), NULL),
+            (CASE WHEN p.spend THEN 'amp_spend' END, false, 'a', NULL, 'amp.require_spending()')
+        ) w(name, permissive, command, using_text, check_text)
+    WHERE w.name IS NOT NULL;
+COMMENT ON VIEW amp.expected_policies IS
+'Internal: the policies that amp.policies() makes of every protected table, as PostgreSQL shows them where amp is not in the search_path.';
+GRANT SELECT ON amp.expected_policies TO PUBLIC;
+
+CREATE FUNCTION amp.relatives(touched oid[]) RETURNS oid[]
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (
+        WITH RECURSIVE named AS (
+            SELECT t.oid FROM unnest(touched) t(oid)
+            UNION SELECT x.indrelid FROM unnest(touched) t(oid) JOIN pg_index x ON x.indexrelid = t.oid
+        ), above AS (
+            SELECT n.oid FROM named n UNION SELECT i.inhparent FROM above a JOIN pg_inherits i ON i.inhrelid = a.oid
+        ), below AS (
+            SELECT n.oid FROM named n UNION SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid
+        )
+        SELECT array_agg(r.oid) FROM (SELECT a.oid FROM above a UNION SELECT b.oid FROM below b) r);
+END
+$$;
+COMMENT ON FUNCTION amp.relatives(oid[]) IS
+'Internal: these relations, the tables of those that are indexes, and all that they are parts of or that are parts of them.';
+
+-- Written so that it costs by what is looked at, not by what there is: it starts from an array, and every join is a look-up by an index. One plan
+-- serves a session, because after every schema change the guard asks about a relation or two.
+CREATE FUNCTION amp.table_findings(touched oid[] DEFAULT NULL)
+    RETURNS TABLE (severity text, code text, object text, finding text, fix text)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    family oid[];
+BEGIN
+    IF touched IS NULL THEN
+        family := ARRAY(
+            SELECT p.relation::oid FROM amp.protected_tables p
+            UNION
+            SELECT c.oid FROM pg_class c
+            WHERE c.relkind IN ('r', 'p', 'f') AND c.relnamespace IN (
+                SELECT n.oid FROM amp.protected_schemas s JOIN pg_namespace n ON n.nspname = s.schema));
+    ELSE
+        family := amp.relatives(touched);
+    END IF;
+    RETURN QUERY
+    WITH protected AS MATERIALIZED (
+        SELECT p.*, c.relrowsecurity, c.relforcerowsecurity, c.relowner, c.relacl, a.attnum, a.attnotnull, n.named,
+               format('SELECT * FROM amp.protect(%L, %L, %L, NULL, %L, %L, %L%s)', n.named, p.tenant_column,
+                      p.read_permission, p.insert_permission, p.update_permission, p.delete_permission,
+                      CASE WHEN p.spend THEN ', true' END) AS again
+        FROM unnest(family) f(oid)
+        JOIN amp.protected_tables p ON p.relation = f.oid
+        JOIN pg_class c ON c.oid = f.oid
+        LEFT JOIN pg_attribute a ON a.attrelid = p.relation AND a.attname = p.tenant_column AND NOT a.attisdropped
+        CROSS JOIN LATERAL (SELECT format('%I.%I', s.nspname, c.relname) FROM pg_namespace s WHERE s.oid = c.relnamespace) n(named)
+    ), indexed AS MATERIALIZED (
+        -- What is looked at table by table is looked at only where there is something.
+        SELECT p.relation, p.tenant_column, p.named FROM protected p
+        WHERE EXISTS (SELECT FROM pg_index x WHERE x.indrelid = p.relation AND (x.indisexclusion OR x.indkey[0] <> p.attnum))
+    ), foreign_keys AS MATERIALIZED (
+        -- From and to them: pg_depend has an index on both ends, pg_constraint on one.
+        SELECT DISTINCT k.oid, k.conname, k.conrelid, k.confrelid, k.confdeltype, k.conparentid, child.tenant_column AS child_tenant,
+               parent.tenant_column AS parent_tenant, k.conkey, k.confkey
+        FROM unnest(family) f(oid)
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = f.oid AND d.classid = 'pg_constraint'::regclass
+        JOIN pg_constraint k ON k.oid = d.objid AND k.contype = 'f'
+        LEFT JOIN amp.protected_tables child ON child.relation = k.conrelid
+        LEFT JOIN amp.protected_tables parent ON parent.relation = k.confrelid
+    )
+    SELECT 'error', 'row-security-off', p.named, 'Row security is not enabled and forced: every row is visible.', p.again
+    FROM protected p WHERE NOT (p.relrowsecurity AND p.relforcerowsecurity)
+    UNION ALL
+    SELECT 'error', 'tenant-column-missing', p.named, format('There is no column %I any more, by which it was protected.', p.tenant_column),
+           format('SELECT * FROM amp.protect(%L, tenant_column => ''...'')', p.named)
+    FROM protected p WHERE p.attnum IS NULL
+    UNION ALL
+    SELECT 'error', 'tenant-column-nullable', p.named, format('Column %I may be null: such a row belongs to nobody.', p.tenant_column), p.again
+    FROM protected p WHERE NOT p.attnotnull
+    UNION ALL
+    SELECT 'error', 'policy-changed', format('policy %I on %s', w.name, p.named),
+           CASE WHEN o.oid IS NULL THEN 'The policy is missing.' ELSE 'The policy is not what amp.protect() made.' END, p.again
+    FROM protected p JOIN amp.expected_policies w ON w.relation = p.relation
+    LEFT JOIN pg_policy o ON o.polrelid = w.relation AND o.polname = w.name
+    WHERE (o.polpermissive, o.polcmd, o.polroles, pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))
+          IS DISTINCT FROM (w.permissive, w.command::"char", '{0}'::oid[], w.using_text, w.check_text)
+    UNION ALL
+    SELECT 'warning', 'policy-permissive', format('policy %I on %s', o.polname, p.named),
+           'A permissive policy beside amp''s neither allows nor forbids anything inside the tenant; after DROP EXTENSION it would open the table.',
+           format('DROP POLICY %I ON %s', o.polname, p.named)
+    FROM protected p JOIN pg_policy o ON o.polrelid = p.relation WHERE o.polpermissive AND o.polname <> 'amp_allow'
+    UNION ALL
+    SELECT 'error', 'truncate-unguarded', p.named, 'The trigger that refuses TRUNCATE is missing or does not always fire.', p.again
+    FROM protected p
+    WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = p.relation AND t.tgfoid = 'amp.refuse_truncate()'::regprocedure AND t.tgenabled = 'A')
+    UNION ALL
+    SELECT 'error', 'approval-ungated', amp.qualified(g.relation), 'It demands approval, but the trigger for that is missing or disabled.',
+           format('SELECT amp.require_approval(%L, %L, %L, %L, %L)', amp.qualified(coalesce(g.parent, g.relation)), g.gated_column, g.states,
+                  g.subject_type, g.content_columns)
+    FROM amp.approval_gates g
+    WHERE (touched IS NULL OR g.relation = ANY (family))
+      AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = g.relation AND t.tgfoid = 'amp.gate_approval()'::regprocedure AND t.tgenabled = 'A')
+    UNION ALL
+    SELECT 'warning', 'foreign-key-acts-on-strangers', format('foreign key %I of %s', k.conname, amp.qualified(k.conrelid)),
+           format('Deleting from %s changes rows there, and its AFTER triggers, of another owner''s, run with the rights of who deletes.',
+                  amp.qualified(k.confrelid)),
+           format('ALTER TABLE %s DROP CONSTRAINT %I, or give both tables one owner', amp.qualified(k.conrelid), k.conname)
+    FROM foreign_keys k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class o ON o.oid = k.confrelid
+    WHERE k.parent_tenant IS NOT NULL AND k.confdeltype IN ('c', 'n', 'd') AND c.relowner <> o.relowner
+    UNION ALL
+    SELECT 'error', 'part-unprotected', amp.qualified(i.inhrelid), format('A part of protected table %s is not protected.', p.named), p.again
+    FROM protected p JOIN pg_inherits i ON i.inhparent = p.relation
+    WHERE NOT EXISTS (SELECT FROM amp.protected_tables o WHERE o.relation = i.inhrelid)
+    UNION ALL
+    SELECT 'error', 'parent-unprotected', amp.qualified(i.inhparent), format('The rows of protected table %s can be read through it.', p.named),
+           format('SELECT * FROM amp.protect(%L)', amp.qualified(i.inhparent))
+    FROM protected p JOIN pg_inherits i ON i.inhrelid = p.relation
+    WHERE NOT EXISTS (SELECT FROM amp.protected_tables o WHERE o.relation = i.inhparent)
+    UNION ALL
+    SELECT 'error', 'table-unprotected', amp.qualified(c.oid), 'A table of a protected schema is neither protected nor shared.',
+           format('SELECT * FROM amp.protect(%1$L, %2$L), or SELECT amp.share_table(%1$L) if its rows belong to no tenant', amp.qualified(c.oid), s.tenant_column)
+    FROM unnest(family) f(oid) JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN amp.protected_schemas s ON s.schema = n.nspname
+    WHERE c.relkind IN ('r', 'p', 'f') AND NOT EXISTS (SELECT FROM amp.protected_tables o WHERE o.relation = c.oid)
+      AND NOT EXISTS (SELECT FROM amp.shared_tables o WHERE o.relation = c.oid)
+    UNION ALL
+    SELECT 'error', 'foreign-key-without-tenant', format('foreign key %I of %s', k.conname, amp.qualified(k.conrelid)),
+           'It is checked and cascades without row security: across tenants.', format('SELECT * FROM amp.protect(%L)', amp.qualified(k.conrelid))
+    FROM foreign_keys k
+    WHERE k.conparentid = 0 AND k.child_tenant IS NOT NULL AND k.parent_tenant IS NOT NULL AND NOT EXISTS (
+        SELECT FROM unnest(k.conkey, k.confkey) u(child, parent)
+        JOIN pg_attribute c ON c.attrelid = k.conrelid AND c.attnum = u.child AND c.attname = k.child_tenant
+        JOIN pg_attribute p ON p.attrelid = k.confrelid AND p.attnum = u.parent AND p.attname = k.parent_tenant)
+    UNION ALL
+    SELECT CASE WHEN f.what LIKE 'not led%' THEN 'warning' ELSE 'error' END,
+           CASE WHEN f.what LIKE 'not led%' THEN 'index-without-tenant' ELSE 'key-without-tenant' END,
+           format('index %s on %s', amp.qualified(f.index), p.named), upper(left(f.what, 1)) || substr(f.what, 2) || '.',
+           coalesce(f.rebuild, 'Rebuild it by hand with the tenant column in front.')
+    FROM indexed p, amp.foreign_indexes(p.relation, p.tenant_column) f
+    UNION ALL
+    SELECT 'error', 'rule', format('rule %I on %s', r.rulename, p.named), 'A rule rewrites what is done to the table, with its owner''s rights.',
+           format('DROP RULE %I ON %s', r.rulename, p.named)
+    FROM protected p JOIN pg_rewrite r ON r.ev_class = p.relation
+    UNION ALL
+    SELECT 'warning', 'publication', format('publication %I', o.pubname), format('It sends every tenant''s rows of %s to its subscribers.', p.named),
+           format('ALTER PUBLICATION %I DROP TABLE %s', o.pubname, p.named)
+    FROM protected p JOIN pg_publication_rel r ON r.prrelid = p.relation JOIN pg_publication o ON o.oid = r.prpubid;
+END
+$$;
+COMMENT ON FUNCTION amp.table_findings(oid[]) IS
+'Internal: what doctor() finds in protected tables and schemas. With relations (pg_class): what concerns them, their parts and parents, and foreign keys from and to them.';

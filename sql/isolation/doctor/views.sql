@@ -1,0 +1,47 @@
+-- What the doctor finds in views over protected tables, through any number of other views.
+
+CREATE FUNCTION amp.dependent_findings(touched oid[] DEFAULT NULL)
+    RETURNS TABLE (severity text, code text, object text, finding text, fix text)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    roots CONSTANT oid[] := CASE WHEN touched IS NULL THEN ARRAY(SELECT p.relation::oid FROM amp.protected_tables p) ELSE amp.relatives(touched) END;
+BEGIN
+    RETURN QUERY
+    WITH RECURSIVE over(relation) AS (
+        SELECT u.oid FROM unnest(roots) u(oid)
+        UNION
+        SELECT r.ev_class
+        FROM over t
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.relation AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite r ON r.oid = d.objid
+        WHERE r.ev_class <> t.relation
+    ), below(view, relation) AS (
+        -- What each of them reads: those that somebody touched need not be over a protected table.
+        SELECT c.oid, c.oid FROM over o JOIN pg_class c ON c.oid = o.relation WHERE c.relkind IN ('v', 'm') AND touched IS NOT NULL
+        UNION
+        SELECT b.view, d.refobjid
+        FROM below b
+        JOIN pg_rewrite r ON r.ev_class = b.relation
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+    ), dependent AS MATERIALIZED (
+        SELECT c.relkind, format('%I.%I', n.nspname, c.relname) AS named, o.rolname AS owner, o.rolsuper OR o.rolbypassrls AS bypasses,
+               coalesce((SELECT bool_or(lower(split_part(option, '=', 2)) IN ('true', 'on', 'yes', '1', ''))
+                         FROM unnest(c.reloptions) option WHERE option LIKE 'security_invoker%'), false) AS invoker
+        FROM over t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
+        WHERE c.relkind IN ('v', 'm')
+          AND (touched IS NULL OR EXISTS (SELECT FROM below b JOIN amp.protected_tables p ON p.relation = b.relation WHERE b.view = c.oid))
+    )
+    SELECT 'error', 'materialized-view', d.named, 'It keeps rows of protected tables, of every tenant who refreshed it, for whoever may read it.',
+           format('DROP MATERIALIZED VIEW %s', d.named)
+    FROM dependent d WHERE d.relkind = 'm'
+    UNION ALL
+    SELECT CASE WHEN d.bypasses THEN 'error' ELSE 'warning' END, 'view-without-security-invoker', d.named,
+           CASE WHEN d.bypasses THEN format('It reads protected tables as %I, who bypasses row security: every tenant''s rows.', d.owner)
+                ELSE format('It reads protected tables with the privileges of %I, not of who asks.', d.owner) END,
+           format('ALTER VIEW %s SET (security_invoker = true)', d.named)
+    FROM dependent d WHERE d.relkind = 'v' AND NOT d.invoker;
+END
+$$;
+COMMENT ON FUNCTION amp.dependent_findings(oid[]) IS
+'Internal: what doctor() finds in views over protected tables. With relations (pg_class): in them, and in views over them, their parts and parents.';
