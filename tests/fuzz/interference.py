@@ -113,8 +113,8 @@ def stream_of(world, kinds=None):
 
 
 def fuzz(servers, system, seeds, statements, until, say, kinds=None):
-    """Rounds with these seeds until the time is over, or something is found. Returns the finding, how many statements
-    were sent and how many succeeded."""
+    """Rounds with these seeds until the time is over, or something is found. Returns the finding, and of all statements
+    how many were sent, succeeded, and were noise."""
     total, noise, good = 0, Counter(), 0
     for seed in seeds:
         if time.monotonic() > until:
@@ -126,10 +126,10 @@ def fuzz(servers, system, seeds, statements, until, say, kinds=None):
         if result.finding:
             say(f"differs, is tried again:\n{result.finding.statements[-1]}\n{result.finding.what}")
             if finding := confirmed(result.finding):
-                return finding, total, good
+                return finding, total, good, noise.total()
             say("it did not come back")
     say(f"{total} statements, {good} succeeded; noise: {dict(noise)}")
-    return None, total, good
+    return None, total, good, noise.total()
 
 
 def main():
@@ -145,7 +145,7 @@ def main():
     try:
         seeds = range(chosen.seed, chosen.seed + 10**6)
         until = time.monotonic() + chosen.seconds
-        finding, _, _ = fuzz(servers, chosen.system, seeds, chosen.statements, until, partial(print, flush=True), chosen.kinds)
+        finding, *_ = fuzz(servers, chosen.system, seeds, chosen.statements, until, partial(print, flush=True), chosen.kinds)
     finally:
         servers.remove()
     if finding:

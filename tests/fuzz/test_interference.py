@@ -93,6 +93,7 @@ def test_nothing_tells_tenants_about_each_other(servers, capsys):
         print(f"\nfuzzing with seeds 100 to 108, and from {new}")
     for seed, worlds in ((100, 9), (new, 4)):
         lines = []
-        finding, sent, succeeded = fuzz(servers, AMP, range(seed, seed + worlds), 250, time.monotonic() + 900, lines.append)
+        until = time.monotonic() + 900
+        finding, sent, succeeded, noise = fuzz(servers, AMP, range(seed, seed + worlds), 250, until, lines.append)
         assert not finding, "\n".join([*lines, str(finding)])
-        assert sent == 250 * worlds and succeeded > sent / 4, "\n".join(lines)
+        assert sent > 100 * worlds and succeeded > sent / 4 and noise < sent / 50, "\n".join(lines)
