@@ -4,6 +4,7 @@ import datetime
 import re
 
 import credentials
+import doctor
 import growth
 import meters
 from workload import AMP, HAND, SETTING
@@ -106,6 +107,14 @@ def usage(counted, waited):
     return ("Counting and charging, instructions per execution, prepared, alone:\n\n" + _table(["statement", "instructions", "ratio", "target", ""], alone)
             + "\n\nTransactions per second of 16 sessions of one tenant that hold each transaction for 10 ms:\n\n"
             + _table(["statement", "per second", "ratio", "target"], together))
+
+
+def looks(taken):
+    """How long amp.doctor() looks, in milliseconds; the target is of the whole."""
+    return f"Milliseconds, the least of three runs, {doctor.TABLES:,} protected tables:\n\n" + _table(
+        ["asked", "ms", "target", ""],
+        [[what, f"{ms:,.1f}", *((f"{doctor.TARGET:,}", _mark(ms, doctor.TARGET, 0)) if what == doctor.WHOLE else ("", ""))]
+         for what, ms in taken.items()])
 
 
 def verdict(counted, variant, cpu, lots):

@@ -81,11 +81,12 @@ extension_sql_file!("../sql/isolation/own_session.sql", name = "own_session", re
 extension_sql_file!("../sql/approval/tables.sql", name = "approval_tables", requires = ["own_session"]);
 extension_sql_file!("../sql/isolation/descendants.sql", name = "descendants", requires = ["approval_tables"]);
 extension_sql_file!("../sql/isolation/doctor/tables.sql", name = "doctor_tables", requires = ["descendants"]);
-extension_sql_file!("../sql/isolation/doctor/grants.sql", name = "doctor_grants", requires = ["doctor_tables"]);
-extension_sql_file!("../sql/isolation/doctor/views.sql", name = "doctor_views", requires = ["doctor_grants"]);
-extension_sql_file!("../sql/isolation/doctor/functions.sql", name = "doctor_functions", requires = ["doctor_views"]);
+extension_sql_file!("../sql/isolation/doctor/functions.sql", name = "doctor_functions", requires = ["doctor_tables"]);
 extension_sql_file!("../sql/isolation/doctor/roles.sql", name = "doctor_roles", requires = ["doctor_functions"]);
-extension_sql_file!("../sql/isolation/doctor/server.sql", name = "doctor_server", requires = ["doctor_roles"]);
+extension_sql_file!("../sql/isolation/doctor/grants.sql", name = "doctor_grants", requires = ["doctor_roles"]);
+extension_sql_file!("../sql/isolation/doctor/views.sql", name = "doctor_views", requires = ["doctor_grants"]);
+extension_sql_file!("../sql/isolation/doctor/replication.sql", name = "replication", requires = ["doctor_views"]);
+extension_sql_file!("../sql/isolation/doctor/server.sql", name = "doctor_server", requires = ["replication"]);
 extension_sql_file!("../sql/isolation/doctor/tenants.sql", name = "doctor_tenants", requires = ["doctor_server"]);
 extension_sql_file!("../sql/isolation/doctor/doctor.sql", name = "doctor", requires = ["doctor_tenants"]);
 extension_sql_file!("../sql/usage/meter.sql", name = "meter", requires = ["doctor"]);

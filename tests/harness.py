@@ -3,7 +3,8 @@
 The roles that every cluster has: amp_svc (an application service, in amp_service), amp_ops (the platform team, in
 amp_operator), amp_client (neither), amp_owner (owns the application's tables).
 
-AMP_HARDENED=1 hardens every database with the extension that does not say otherwise.
+AMP_HARDENED=1 hardens every database with the extension that does not say otherwise. There, who connects may make temporary objects all
+the same: many attacks begin with one, and what stops them behind that has to be seen.
 """
 
 import os
@@ -59,7 +60,7 @@ class Cluster:
         to = {"host": self.host, "port": self.port, **kw}
         return psycopg.connect(dbname=dbname, user=user, autocommit=autocommit, **to)
 
-    def database(self, extension=True, hardened=os.environ.get("AMP_HARDENED") == "1"):
+    def database(self, extension=True, hardened=None):
         """A new database; with the extension its roles are in their groups, and it can be hardened."""
         db = Database(self, f"test_{next(self.numbers)}")
         with self.connect() as admin:
@@ -72,8 +73,11 @@ class Cluster:
                 for role, group in ROLES.items():
                     if group:
                         admin.execute(f"GRANT {group} TO {role}")
-                if hardened:
+                by_default = hardened is None and os.environ.get("AMP_HARDENED") == "1"
+                if hardened or by_default:
                     admin.execute("SELECT FROM amp.harden()")
+                if by_default:
+                    admin.execute(f"GRANT TEMPORARY ON DATABASE {db.name} TO {', '.join(ROLES)}")
         return db
 
     def start(self):

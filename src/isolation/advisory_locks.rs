@@ -4,7 +4,7 @@
 //! another tenant wait.
 
 use crate::context::resolve;
-use crate::error::guarded;
+use crate::error::{Error, guarded};
 use crate::function::raw_function;
 use crate::id::Id;
 use pgrx::FromDatum;
@@ -17,12 +17,12 @@ const ADVISORY: u16 = 0x8000;
 raw_function! {
     /// `amp.advisory_xact_lock(key bigint) → void`
     amp_advisory_xact_lock, pg_finfo_amp_advisory_xact_lock, |fcinfo| {
-        // SAFETY: this frame owns nothing; the function is STRICT with this argument. The wait is outside of the guard: cancelling it
-        // may jump over this frame.
+        // SAFETY: this frame owns nothing; the function is STRICT with this argument.
         unsafe {
-            let tag = tag_of_argument(fcinfo);
-            pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as _, false, false);
-            Datum::null()
+            guarded(|| {
+                acquire(fcinfo, false)?;
+                Ok(Datum::null())
+            })
         }
     }
 }
@@ -31,23 +31,22 @@ raw_function! {
     /// `amp.try_advisory_xact_lock(key bigint) → boolean`
     amp_try_advisory_xact_lock, pg_finfo_amp_try_advisory_xact_lock, |fcinfo| {
         // SAFETY: as above.
-        unsafe {
-            let tag = tag_of_argument(fcinfo);
-            let taken = pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as _, false, true);
-            Datum::from(taken != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL)
-        }
+        unsafe { guarded(|| Ok(Datum::from(acquire(fcinfo, true)?))) }
     }
 }
 
-/// The lock of the session's tenant that goes by the function's argument. Errors: those of the context.
+/// Takes the lock of the session's tenant that goes by the function's argument, if nobody has it or may be waited for. Errors: those of
+/// the context, and of waiting.
 ///
 /// # Safety
-/// As [`guarded`]; the function is STRICT with one argument, of type bigint.
-unsafe fn tag_of_argument(fcinfo: FunctionCallInfo) -> LOCKTAG {
-    // SAFETY: by the contract above; reads a variable of the backend.
+/// Inside of [`guarded`]; the function is STRICT with one argument, of type bigint.
+unsafe fn acquire(fcinfo: FunctionCallInfo, dont_wait: bool) -> Result<bool, Error> {
+    // SAFETY: by the contract above; reads a variable of the backend. The tag is complete; the lock belongs to the (sub)transaction.
     unsafe {
         let key = i64::from_datum((*fcinfo).args.as_slice(1)[0].value, false).unwrap_or_default();
-        guarded(|| Ok(tag(pg_sys::MyDatabaseId.to_u32(), &resolve::tenant()?, key)))
+        let tag = tag(pg_sys::MyDatabaseId.to_u32(), &resolve::tenant()?, key);
+        let taken = pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as _, false, dont_wait);
+        Ok(taken != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL)
     }
 }
 

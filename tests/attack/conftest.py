@@ -1,6 +1,7 @@
 import pytest
 
-from proofs import CHOOSES, KINDS, Proved
+from neighbours import PLAIN, TRUSTED, Neighbours
+from proofs import CHOOSES, KINDS, TOKEN, Proved
 from world import TABLES, isolate_plainly, under_amp
 
 
@@ -23,6 +24,28 @@ def amp(fresh_db):
 def proved(amp, request):
     """Sessions under amp_tenancy that have proved who they are and can enter t1 alone, by each kind of proof."""
     return Proved(amp, request.param)
+
+
+@pytest.fixture
+def plain_neighbours(plain):
+    """Two tenants' sessions by one database role, on plain PostgreSQL."""
+    return Neighbours(plain, PLAIN)
+
+
+@pytest.fixture(params=[TRUSTED, TOKEN])
+def open_neighbours(cluster, request):
+    """Two tenants' sessions by one database role, under amp_tenancy in a database that is not hardened."""
+    database = under_amp(cluster.database(hardened=False))
+    yield Neighbours(database, request.param)
+    database.drop()
+
+
+@pytest.fixture(params=[TRUSTED, TOKEN])
+def neighbours(cluster, request):
+    """Two tenants' sessions by one database role, under amp_tenancy in a hardened database."""
+    database = under_amp(cluster.database(hardened=True))
+    yield Neighbours(database, request.param)
+    database.drop()
 
 
 @pytest.fixture

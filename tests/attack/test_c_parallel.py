@@ -32,9 +32,9 @@ def parallel(database, role="amp_svc", **kw):
 COUNT = "SELECT count(*) FROM big WHERE body IS NOT NULL"
 
 
-def test_C9_workers_see_the_leaders_tenant(big):
-    """Alternating tenants, in new and in cached plans, with workers only."""
-    with parallel(big) as svc:
+def test_C9_workers_see_the_leaders_tenant(big, new_role):
+    """Alternating tenants, in new and in cached plans, with workers only (a plan is shown to who may see statistics)."""
+    with parallel(big, new_role("LOGIN IN ROLE amp_svc, pg_read_all_stats")) as svc:
         svc.execute(f"PREPARE q AS {COUNT}; SET plan_cache_mode = force_generic_plan")
         for tenant, expected in [("t1", 15000), ("t2", 5000)] * 4:
             svc.execute(f"SET amp.tenant_id = '{tenant}'")

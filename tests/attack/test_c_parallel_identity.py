@@ -27,12 +27,12 @@ def test_C9_a_token_of_one_tenant_in_a_worker(amp, asked):
         client.execute(f"CREATE FUNCTION ask() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$BEGIN RETURN {asked}; END$$")
         client.commit()
         for setting in PARALLEL:
-            client.execute(f"SET {setting}")
-        client.commit()
+            client.execute(f"SET LOCAL {setting}")
         client.execute("SELECT amp.authenticate(%s)", [token(claims("both", "t1"), algorithm="HS256")])
         [answer] = column(client, "SELECT ask()")
         assert "t2" not in (answer or "") and "of all tenants" not in (answer or "")
         in_a_worker = "SELECT ask() FROM big WHERE x < 3"
-        assert any("Parallel" in line for line in column(client, f"EXPLAIN {in_a_worker}"))
+        plan = column(client, f"EXPLAIN {in_a_worker}")
+        assert any("Parallel" in line for line in plan), plan
         with raises("TN006", "parallel worker"):
             client.execute(in_a_worker)

@@ -14,6 +14,7 @@ from harness import ROOT, Cluster, raises
 ROLES = """
     CREATE ROLE stats_reader LOGIN IN ROLE pg_read_all_stats;
     CREATE ROLE client_ada LOGIN; CREATE ROLE client_vic LOGIN;
+    CREATE ROLE analyst LOGIN IN ROLE amp_svc, pg_read_all_stats;
 """
 APPLICATION = """
     GRANT USAGE ON SCHEMA app TO client_ada, client_vic; GRANT SELECT ON app.missions TO client_ada, client_vic;
@@ -79,12 +80,17 @@ def set_up(db):
         admin.execute(APPLICATION % db.name)
 
 
-def service(db, tenant="ant", **kw):
-    session = db.connect("amp_svc", **kw)
+def service(db, tenant="ant", role="amp_svc", **kw):
+    session = db.connect(role, **kw)
     session.execute(f"SET amp.tenant_id = '{tenant}'")
     session.commit()
     return session
 
+
+PARALLEL = """
+    SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+    SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; SET parallel_leader_participation = off;
+"""
 
 COLUMNS = "calls, rows, shared_blks_hit + shared_blks_read AS blocks, wal_bytes, temp_blks_written, exec_time_ms"
 
@@ -343,7 +349,8 @@ def test_utility_statements_count(db):
         assert calls(db) == {"ant": (3, 23)}
         ant.execute("CREATE TEMP TABLE t AS SELECT * FROM app.missions")
         assert calls(db) == {"ant": (4, 26)}
-        ant.execute("EXPLAIN ANALYZE SELECT * FROM app.missions")
+        with service(db, role="analyst") as analyst:
+            analyst.execute("EXPLAIN ANALYZE SELECT * FROM app.missions")
         assert calls(db) == {"ant": (5, 26)}
         ant.execute("INSERT INTO app.missions (id) SELECT n FROM generate_series(200, 209) n RETURNING id")
         ant.execute("WITH gone AS (DELETE FROM app.missions WHERE id > 99 RETURNING id) SELECT count(*) FROM gone")
@@ -405,16 +412,15 @@ def test_a_parallel_query_counts_once_with_its_workers_blocks(db):
         """)
         blocks = admin.execute("SELECT pg_relation_size('app.many') / 8192").fetchone()[0]
     with service(db) as ant:
-        ant.execute("""
-            SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
-            SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; SET parallel_leader_participation = off;
-        """)
+        ant.execute(PARALLEL)
         assert ant.execute("SELECT count(*) FROM app.many").fetchone() == (5000,)
         row = stats(db)["ant"]
         assert (row.calls, row.rows) == (1, 1)
         assert blocks <= row.blocks < 1.5 * blocks
         assert calls(db).keys() == {"ant"}
-        plan = ant.execute("EXPLAIN ANALYZE SELECT count(*) FROM app.many").fetchall()
+    with service(db, role="analyst") as analyst:
+        analyst.execute(PARALLEL)
+        plan = analyst.execute("EXPLAIN ANALYZE SELECT count(*) FROM app.many").fetchall()
         assert any("Workers Launched: 2" in line for (line,) in plan), plan
 
 

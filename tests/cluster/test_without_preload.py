@@ -11,6 +11,7 @@ def db():
     db = server.database()
     with db.connect() as admin:
         admin.execute((ROOT / "tests/two_tenants.sql").read_text())
+        admin.execute("CREATE ROLE analyst LOGIN IN ROLE amp_svc, pg_read_all_stats")
     yield db
     server.remove()
 
@@ -125,7 +126,7 @@ def test_parallel_workers_answer_as_their_leader(db, leader):
             SELECT * FROM amp.protect('app.many');
             ANALYZE app.many;
         """)
-    with db.connect("amp_svc") as service:
+    with db.connect("analyst") as service:
         service.execute(f"""
             SET amp.tenant_id = 'ant';
             SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;

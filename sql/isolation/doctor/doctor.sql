@@ -2,18 +2,23 @@
 -- a way to one; info), a stable code, the object, one sentence, and what closes it. Each function looks at one kind of object.
 
 CREATE FUNCTION amp.doctor() RETURNS TABLE (severity text, code text, object text, finding text, fix text)
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
     PERFORM amp.mark_caller();
     RETURN QUERY
         SELECT f.* FROM (
             SELECT t.* FROM amp.table_findings() t
-            UNION ALL SELECT g.* FROM amp.grant_findings() g
-            UNION ALL SELECT d.* FROM amp.dependent_findings() d
-            UNION ALL SELECT p.* FROM amp.function_findings() p
-            UNION ALL SELECT r.* FROM amp.role_findings() r
-            UNION ALL SELECT s.* FROM amp.server_findings() s
-            UNION ALL SELECT o.* FROM amp.tenant_findings_for_caller() o
+            UNION ALL SELECT t.* FROM amp.grant_findings() t
+            UNION ALL SELECT t.* FROM amp.default_grant_findings() t
+            UNION ALL SELECT t.* FROM amp.access_findings() t
+            UNION ALL SELECT t.* FROM amp.dependent_findings() t
+            UNION ALL SELECT t.* FROM amp.function_findings() t
+            UNION ALL SELECT t.* FROM amp.role_findings() t
+            UNION ALL SELECT t.* FROM amp.replication_findings() t
+            UNION ALL SELECT t.* FROM amp.setting_findings() t
+            UNION ALL SELECT t.* FROM amp.hardening_findings() t
+            UNION ALL SELECT t.* FROM amp.server_findings() t
+            UNION ALL SELECT t.* FROM amp.tenant_findings_for_caller() t
         ) f
         ORDER BY array_position(ARRAY['error', 'warning', 'info'], f.severity), f.code, f.object;
 END

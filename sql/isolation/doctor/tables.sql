@@ -51,6 +51,7 @@ CREATE FUNCTION amp.table_findings(touched oid[] DEFAULT NULL)
 #variable_conflict use_column
 DECLARE
     family oid[];
+    with_policies oid[];
 BEGIN
     IF touched IS NULL THEN
         family := ARRAY(
@@ -58,13 +59,16 @@ BEGIN
             UNION
             SELECT c.oid FROM pg_class c
             WHERE c.relkind IN ('r', 'p', 'f') AND c.relnamespace IN (
-                SELECT n.oid FROM amp.protected_schemas s JOIN pg_namespace n ON n.nspname = s.schema));
+                SELECT n.oid FROM amp.protected_schemas s JOIN pg_namespace n ON n.nspname = s.schema
+                UNION SELECT t.relnamespace FROM amp.protected_tables p JOIN pg_class t ON t.oid = p.relation));
+        with_policies := ARRAY(SELECT DISTINCT o.polrelid FROM pg_policy o);
     ELSE
         family := amp.relatives(touched);
+        with_policies := family;
     END IF;
     RETURN QUERY
     WITH protected AS MATERIALIZED (
-        SELECT p.*, c.relrowsecurity, c.relforcerowsecurity, c.relowner, c.relacl, a.attnum, a.attnotnull, n.named,
+        SELECT p.*, c.relrowsecurity, c.relforcerowsecurity, c.relowner, a.attnum, a.attnotnull, a.atttypid, a.attcollation, n.named,
                format('SELECT * FROM amp.protect(%L, %L, %L, NULL, %L, %L, %L%s)', n.named, p.tenant_column,
                       p.read_permission, p.insert_permission, p.update_permission, p.delete_permission,
                       CASE WHEN p.spend THEN ', true' END) AS again
@@ -77,6 +81,17 @@ BEGIN
         -- What is looked at table by table is looked at only where there is something.
         SELECT p.relation, p.tenant_column, p.named FROM protected p
         WHERE EXISTS (SELECT FROM pg_index x WHERE x.indrelid = p.relation AND (x.indisexclusion OR x.indkey[0] <> p.attnum))
+    ), beside AS MATERIALIZED (
+        -- Neither protected nor shared.
+        SELECT c.oid, c.relkind, c.relispartition, c.relnamespace, n.nspname, format('%I.%I', n.nspname, c.relname) AS named
+        FROM unnest(family) f(oid) JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
+          AND NOT EXISTS (SELECT FROM amp.protected_tables o WHERE o.relation = c.oid)
+          AND NOT EXISTS (SELECT FROM amp.shared_tables o WHERE o.relation = c.oid)
+    ), neighbours AS MATERIALIZED (
+        -- What the tenant is called in the schemas of those.
+        SELECT DISTINCT p.tenant_column, c.relnamespace
+        FROM amp.protected_tables p JOIN pg_class c ON c.oid = p.relation WHERE EXISTS (SELECT FROM beside)
     ), foreign_keys AS MATERIALIZED (
         -- From and to them: pg_depend has an index on both ends, pg_constraint on one.
         SELECT DISTINCT k.oid, k.conname, k.conrelid, k.confrelid, k.confdeltype, k.conparentid, child.tenant_column AS child_tenant,
@@ -97,6 +112,22 @@ BEGIN
     SELECT 'error', 'tenant-column-nullable', p.named, format('Column %I may be null: such a row belongs to nobody.', p.tenant_column), p.again
     FROM protected p WHERE NOT p.attnotnull
     UNION ALL
+    SELECT 'error', 'tenant-column-type', p.named,
+           CASE WHEN l.collisdeterministic = false THEN format('Column %I has a collation under which two tenants'' ids can be equal.', p.tenant_column)
+                ELSE format('Column %I has a type by which nothing can be protected.', p.tenant_column) END,
+           format('SELECT * FROM amp.unprotect(%L); ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT, ALTER COLUMN %I TYPE text COLLATE "C" USING %I::text; %s',
+                  p.named, p.named, p.tenant_column, p.tenant_column, p.tenant_column, p.again)
+    FROM protected p LEFT JOIN pg_collation l ON l.oid = p.attcollation
+    WHERE l.collisdeterministic = false OR p.atttypid NOT IN ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'bigint'::regtype)
+    UNION ALL
+    SELECT 'info', 'tenant-default', p.named, format('Column %I has lost amp''s default: whoever leaves it out gets an error.', p.tenant_column), p.again
+    FROM protected p
+    WHERE p.attnum IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attrdef d
+        JOIN pg_depend u ON u.classid = 'pg_attrdef'::regclass AND u.objid = d.oid AND u.refclassid = 'pg_proc'::regclass
+         AND u.refobjid IN ('amp.tenant_id()'::regprocedure, 'amp.tenant_uuid()'::regprocedure, 'amp.tenant_bigint()'::regprocedure)
+        WHERE d.adrelid = p.relation AND d.adnum = p.attnum)
+    UNION ALL
     SELECT 'error', 'policy-changed', format('policy %I on %s', w.name, p.named),
            CASE WHEN o.oid IS NULL THEN 'The policy is missing.' ELSE 'The policy is not what amp.protect() made.' END, p.again
     FROM protected p JOIN amp.expected_policies w ON w.relation = p.relation
@@ -108,6 +139,12 @@ BEGIN
            'A permissive policy beside amp''s neither allows nor forbids anything inside the tenant; after DROP EXTENSION it would open the table.',
            format('DROP POLICY %I ON %s', o.polname, p.named)
     FROM protected p JOIN pg_policy o ON o.polrelid = p.relation WHERE o.polpermissive AND o.polname <> 'amp_allow'
+    UNION ALL
+    SELECT 'warning', 'policy-without-row-security', amp.qualified(c.oid), 'It has policies, and row security is not enabled: they do nothing.',
+           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', amp.qualified(c.oid))
+    FROM unnest(with_policies) o(oid) JOIN pg_class c ON c.oid = o.oid
+    WHERE NOT c.relrowsecurity AND EXISTS (SELECT FROM pg_policy o WHERE o.polrelid = c.oid)
+      AND NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = c.oid)
     UNION ALL
     SELECT 'error', 'truncate-unguarded', p.named, 'The trigger that refuses TRUNCATE is missing or does not always fire.', p.again
     FROM protected p
@@ -123,9 +160,33 @@ BEGIN
     SELECT 'warning', 'foreign-key-acts-on-strangers', format('foreign key %I of %s', k.conname, amp.qualified(k.conrelid)),
            format('Deleting from %s changes rows there, and its AFTER triggers, of another owner''s, run with the rights of who deletes.',
                   amp.qualified(k.confrelid)),
-           format('ALTER TABLE %s DROP CONSTRAINT %I, or give both tables one owner', amp.qualified(k.conrelid), k.conname)
+           format('ALTER TABLE %s OWNER TO %s', amp.qualified(k.conrelid), o.relowner::regrole)
     FROM foreign_keys k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class o ON o.oid = k.confrelid
-    WHERE k.parent_tenant IS NOT NULL AND k.confdeltype IN ('c', 'n', 'd') AND c.relowner <> o.relowner
+    WHERE k.parent_tenant IS NOT NULL AND k.conparentid = 0 AND k.confdeltype IN ('c', 'n', 'd') AND c.relowner <> o.relowner
+    UNION ALL
+    SELECT CASE WHEN w.others THEN 'error' ELSE 'warning' END, 'foreign-key-from-unprotected', format('foreign key %I of %s', k.conname, amp.qualified(k.conrelid)),
+           format('Whoever writes there learns which keys %s has, of every tenant.', amp.qualified(k.confrelid)),
+           CASE WHEN t.has_column THEN format('SELECT * FROM amp.protect(%L, %L)', amp.qualified(k.conrelid), k.parent_tenant)
+                ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', amp.qualified(k.conrelid), k.conname) END
+    FROM foreign_keys k JOIN pg_class c ON c.oid = k.conrelid
+    CROSS JOIN LATERAL (SELECT EXISTS (
+        SELECT FROM aclexplode(c.relacl) g WHERE g.grantee <> c.relowner AND g.privilege_type IN ('INSERT', 'UPDATE')
+        UNION ALL
+        SELECT FROM pg_attribute a, aclexplode(a.attacl) g
+        WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey) AND g.grantee <> c.relowner AND g.privilege_type IN ('INSERT', 'UPDATE'))) w(others)
+    CROSS JOIN LATERAL (SELECT EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = k.parent_tenant AND NOT a.attisdropped)) t(has_column)
+    WHERE k.conparentid = 0 AND k.child_tenant IS NULL AND k.parent_tenant IS NOT NULL
+    UNION ALL
+    SELECT 'warning', 'foreign-key-to-unprotected', format('foreign key %I of %s', k.conname, amp.qualified(k.conrelid)),
+           format('Whoever changes %s, which is neither protected nor shared, decides about rows of every tenant.', amp.qualified(k.confrelid)),
+           CASE WHEN t.has_column THEN format('SELECT * FROM amp.protect(%L, %L)', amp.qualified(k.confrelid), k.child_tenant)
+                ELSE format('SELECT amp.share_table(%L)', amp.qualified(k.confrelid)) END
+    FROM foreign_keys k
+    CROSS JOIN LATERAL (SELECT EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = k.confrelid AND a.attname = k.child_tenant AND NOT a.attisdropped)) t(has_column)
+    WHERE k.conparentid = 0 AND k.child_tenant IS NOT NULL AND k.parent_tenant IS NULL
+      AND NOT EXISTS (SELECT FROM amp.shared_tables o WHERE o.relation = k.confrelid)
     UNION ALL
     SELECT 'error', 'part-unprotected', amp.qualified(i.inhrelid), format('A part of protected table %s is not protected.', p.named), p.again
     FROM protected p JOIN pg_inherits i ON i.inhparent = p.relation
@@ -136,12 +197,25 @@ BEGIN
     FROM protected p JOIN pg_inherits i ON i.inhrelid = p.relation
     WHERE NOT EXISTS (SELECT FROM amp.protected_tables o WHERE o.relation = i.inhparent)
     UNION ALL
-    SELECT 'error', 'table-unprotected', amp.qualified(c.oid), 'A table of a protected schema is neither protected nor shared.',
-           format('SELECT * FROM amp.protect(%1$L, %2$L), or SELECT amp.share_table(%1$L) if its rows belong to no tenant', amp.qualified(c.oid), s.tenant_column)
-    FROM unnest(family) f(oid) JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN amp.protected_schemas s ON s.schema = n.nspname
-    WHERE c.relkind IN ('r', 'p', 'f') AND NOT EXISTS (SELECT FROM amp.protected_tables o WHERE o.relation = c.oid)
-      AND NOT EXISTS (SELECT FROM amp.shared_tables o WHERE o.relation = c.oid)
+    SELECT 'error', 'table-unprotected', b.named, 'A table of a protected schema is neither protected nor shared.',
+           CASE WHEN t.has_column THEN format('SELECT * FROM amp.protect(%L, %L)', b.named, s.tenant_column)
+                ELSE format('SELECT amp.share_table(%L)', b.named) END
+    FROM beside b JOIN amp.protected_schemas s ON s.schema = b.nspname
+    CROSS JOIN LATERAL (SELECT EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = b.oid AND a.attname = s.tenant_column AND NOT a.attisdropped)) t(has_column)
+    WHERE b.relkind <> 'f'
+    UNION ALL
+    SELECT 'error', 'foreign-table', b.named, 'A foreign table of a protected schema: PostgreSQL has no row security for it.',
+           format('DROP FOREIGN TABLE %s', b.named)
+    FROM beside b JOIN amp.protected_schemas s ON s.schema = b.nspname
+    WHERE b.relkind = 'f'
+    UNION ALL
+    SELECT 'warning', 'table-like-protected', b.named,
+           format('It has a column %I, as protected tables beside it, and is neither protected nor shared.', n.tenant_column),
+           format('SELECT * FROM amp.protect(%L, %L)', b.named, n.tenant_column)
+    FROM beside b JOIN neighbours n ON n.relnamespace = b.relnamespace
+    JOIN pg_attribute a ON a.attrelid = b.oid AND a.attname = n.tenant_column AND NOT a.attisdropped
+    WHERE b.relkind <> 'f' AND NOT b.relispartition AND NOT EXISTS (SELECT FROM amp.protected_schemas s WHERE s.schema = b.nspname)
     UNION ALL
     SELECT 'error', 'foreign-key-without-tenant', format('foreign key %I of %s', k.conname, amp.qualified(k.conrelid)),
            'It is checked and cascades without row security: across tenants.', format('SELECT * FROM amp.protect(%L)', amp.qualified(k.conrelid))
@@ -161,9 +235,22 @@ BEGIN
            format('DROP RULE %I ON %s', r.rulename, p.named)
     FROM protected p JOIN pg_rewrite r ON r.ev_class = p.relation
     UNION ALL
-    SELECT 'warning', 'publication', format('publication %I', o.pubname), format('It sends every tenant''s rows of %s to its subscribers.', p.named),
-           format('ALTER PUBLICATION %I DROP TABLE %s', o.pubname, p.named)
-    FROM protected p JOIN pg_publication_rel r ON r.prrelid = p.relation JOIN pg_publication o ON o.oid = r.prpubid;
+    SELECT 'warning', 'statistics-of-stranger', format('statistics %I.%I', n.nspname, x.stxname),
+           format('%s, who does not own %s, owns statistics of it: what they show are all tenants'' rows.', x.stxowner::regrole, p.named),
+           format('ALTER STATISTICS %I.%I OWNER TO %s', n.nspname, x.stxname, p.relowner::regrole)
+    FROM protected p JOIN pg_statistic_ext x ON x.stxrelid = p.relation JOIN pg_namespace n ON n.oid = x.stxnamespace
+    WHERE x.stxowner <> p.relowner
+    UNION ALL
+    SELECT 'info', 'sequence-shared', format('column %I of %s', a.attname, p.named),
+           'Its numbers come from one sequence: a tenant sees in its own how many rows others insert.',
+           format('ALTER TABLE %s ALTER COLUMN %I DROP %s -- then rows bring their ids, from gen_random_uuid() for example', p.named, a.attname,
+                  CASE WHEN a.attidentity <> '' THEN 'IDENTITY' ELSE 'DEFAULT' END)
+    FROM protected p JOIN pg_attribute a ON a.attrelid = p.relation AND a.attnum > 0 AND NOT a.attisdropped AND (a.attidentity <> '' OR a.atthasdef)
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = p.relation)
+      AND (a.attidentity <> '' OR EXISTS (
+          SELECT FROM pg_depend u JOIN pg_class q ON q.oid = u.refobjid AND q.relkind = 'S'
+          WHERE u.classid = 'pg_attrdef'::regclass AND u.objid = d.oid AND u.refclassid = 'pg_class'::regclass));
 END
 $$;
 COMMENT ON FUNCTION amp.table_findings(oid[]) IS

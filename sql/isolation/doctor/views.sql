@@ -1,4 +1,4 @@
--- What the doctor finds in views over protected tables, through any number of other views.
+-- What the doctor finds in views of protected tables, and in materialized views of those, through any number of others.
 
 CREATE FUNCTION amp.dependent_findings(touched oid[] DEFAULT NULL)
     RETURNS TABLE (severity text, code text, object text, finding text, fix text)
@@ -16,21 +16,21 @@ BEGIN
         JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.relation AND d.classid = 'pg_rewrite'::regclass
         JOIN pg_rewrite r ON r.oid = d.objid
         WHERE r.ev_class <> t.relation
-    ), below(view, relation) AS (
-        -- What each of them reads: those that somebody touched need not be over a protected table.
-        SELECT c.oid, c.oid FROM over o JOIN pg_class c ON c.oid = o.relation WHERE c.relkind IN ('v', 'm') AND touched IS NOT NULL
+    ), below(view, relation, direct) AS (
+        -- What each of them reads.
+        SELECT t.relation, d.refobjid, true
+        FROM over t JOIN pg_rewrite r ON r.ev_class = t.relation AND r.ev_type = '1'
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> t.relation
         UNION
-        SELECT b.view, d.refobjid
-        FROM below b
-        JOIN pg_rewrite r ON r.ev_class = b.relation
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+        SELECT b.view, d.refobjid, false
+        FROM below b JOIN pg_rewrite r ON r.ev_class = b.relation AND r.ev_type = '1'
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> b.relation
     ), dependent AS MATERIALIZED (
-        SELECT c.relkind, format('%I.%I', n.nspname, c.relname) AS named, o.rolname AS owner, o.rolsuper OR o.rolbypassrls AS bypasses,
+        SELECT c.relkind, format('%I.%I', n.nspname, c.relname) AS named, o.rolname AS owner, o.rolsuper OR o.rolbypassrls AS bypasses, b.direct,
                coalesce((SELECT bool_or(lower(split_part(option, '=', 2)) IN ('true', 'on', 'yes', '1', ''))
                          FROM unnest(c.reloptions) option WHERE option LIKE 'security_invoker%'), false) AS invoker
-        FROM over t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
-        WHERE c.relkind IN ('v', 'm')
-          AND (touched IS NULL OR EXISTS (SELECT FROM below b JOIN amp.protected_tables p ON p.relation = b.relation WHERE b.view = c.oid))
+        FROM (SELECT b.view, bool_or(b.direct) AS direct FROM below b JOIN amp.protected_tables p ON p.relation = b.relation GROUP BY b.view) b
+        JOIN pg_class c ON c.oid = b.view JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
     )
     SELECT 'error', 'materialized-view', d.named, 'It keeps rows of protected tables, of every tenant who refreshed it, for whoever may read it.',
            format('DROP MATERIALIZED VIEW %s', d.named)
@@ -40,7 +40,8 @@ BEGIN
            CASE WHEN d.bypasses THEN format('It reads protected tables as %I, who bypasses row security: every tenant''s rows.', d.owner)
                 ELSE format('It reads protected tables with the privileges of %I, not of who asks.', d.owner) END,
            format('ALTER VIEW %s SET (security_invoker = true)', d.named)
-    FROM dependent d WHERE d.relkind = 'v' AND NOT d.invoker;
+    -- A view of views asks each of them, and one with security_invoker asks as whoever began.
+    FROM dependent d WHERE d.relkind = 'v' AND d.direct AND NOT d.invoker;
 END
 $$;
 COMMENT ON FUNCTION amp.dependent_findings(oid[]) IS
