@@ -67,6 +67,7 @@ BEGIN
             UNION ALL SELECT g.* FROM amp.grant_findings(relations) g
             UNION ALL SELECT d.* FROM amp.dependent_findings(relations) d
             UNION ALL SELECT p.* FROM amp.function_findings(functions) p
+            UNION ALL SELECT a.* FROM amp.default_grant_findings() a WHERE 'pg_default_acl'::regclass::oid = ANY (relations)
         ) f
         -- A table is made with its foreign keys before it is protected, perhaps in another transaction.
         WHERE f.severity = 'error' AND f.code <> 'foreign-key-from-unprotected');
@@ -222,10 +223,13 @@ BEGIN
             SELECT 'pg_class'::regclass, g.relation
             FROM pg_event_trigger_ddl_commands() c, unnest(amp.granted_relations(c.command)) g(relation) WHERE c.command_tag = 'GRANT'
         ) d;
-        IF objects IS NULL THEN
+        IF TG_TAG = 'ALTER DEFAULT PRIVILEGES' THEN
+            relations := ARRAY['pg_default_acl'::regclass::oid];
+        ELSIF objects IS NULL THEN
             RETURN;
+        ELSE
+            relations := amp.catalogs_at('now', 'SELECT amp.relations_of($1, $2)::text', classes, objects)::oid[];
         END IF;
-        relations := amp.catalogs_at('now', 'SELECT amp.relations_of($1, $2)::text', classes, objects)::oid[];
     ELSE
         -- An ALTER TABLE that drops something is looked at when it ends. A table that is gone is out of the registry.
         IF TG_TAG NOT LIKE 'DROP%' THEN
@@ -265,7 +269,7 @@ CREATE EVENT TRIGGER amp_refuse_unsafe ON ddl_command_end
         'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA',
         'CREATE SCHEMA', 'CREATE VIEW', 'ALTER VIEW', 'CREATE MATERIALIZED VIEW', 'ALTER MATERIALIZED VIEW', 'CREATE RULE', 'ALTER RULE',
         'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE POLICY', 'ALTER POLICY', 'CREATE INDEX', 'ALTER INDEX', 'CREATE FUNCTION', 'ALTER FUNCTION',
-        'CREATE PROCEDURE', 'ALTER PROCEDURE', 'ALTER ROUTINE', 'GRANT')
+        'CREATE PROCEDURE', 'ALTER PROCEDURE', 'ALTER ROUTINE', 'GRANT', 'ALTER DEFAULT PRIVILEGES')
     EXECUTE FUNCTION amp.refuse_unsafe_ddl();
 CREATE EVENT TRIGGER amp_refuse_unsafe_drop ON sql_drop EXECUTE FUNCTION amp.refuse_unsafe_ddl();
 CREATE EVENT TRIGGER amp_settle_ddl ON ddl_command_end EXECUTE FUNCTION amp.note_ddl();

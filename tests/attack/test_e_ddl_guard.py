@@ -74,6 +74,7 @@ HOLES = {
     "D11: REFERENCES": ("GRANT REFERENCES ON orders TO PUBLIC", "grant-references"),
     "D14: ALL": ("GRANT ALL ON orders TO amp_svc", "grant-(references|trigger)"),
     "D14: ALL TABLES": ("GRANT ALL ON ALL TABLES IN SCHEMA public TO amp_svc", "grant-(references|trigger)"),
+    "D14: default privileges": ("ALTER DEFAULT PRIVILEGES FOR ROLE amp_owner GRANT ALL ON TABLES TO amp_svc", "grant-default"),
     "D2: materialized view": ("CREATE MATERIALIZED VIEW copy AS SELECT * FROM orders WITH NO DATA", "materialized-view"),
     "D2: through a view": ("CREATE VIEW v WITH (security_invoker) AS SELECT * FROM orders;"
                            "CREATE MATERIALIZED VIEW copy AS SELECT * FROM v WITH NO DATA", "materialized-view"),
