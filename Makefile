@@ -5,8 +5,10 @@ help:
 	@echo "make demo      build, start a private PostgreSQL and show what the extension does"
 	@echo "make psql      go on by hand in the demo's database;  make stop  stops its server"
 	@echo "make test      all tests;  tests/run --only SUITE  runs one suite"
+	@echo "make attacks   the table of attacks (docs/attacks.md), on this PostgreSQL"
+	@echo "make test-core PostgreSQL's own suites, with the library preloaded and installed"
 	@echo "make bench     what it costs, against the same queries without it"
-	@echo "make fuzz      hostile credentials, for FUZZ_SECONDS (60)"
+	@echo "make fuzz      hostile credentials, or FUZZ=interference, for FUZZ_SECONDS (60)"
 	@echo "make lint      formatting and clippy"
 	@echo "make install   build and install into the server of PG_CONFIG=$(PG_CONFIG)"
 	@echo "make clean     remove what was built, and the demo"
@@ -22,6 +24,12 @@ stop:
 
 test:
 	@tests/run
+
+attacks:
+	@tests/attacks
+
+test-core:
+	@tests/core/run
 
 bench:
 	@dev/setup bench
@@ -41,4 +49,4 @@ clean:
 	cargo clean
 	rm -rf fuzz/target fuzz/artifacts
 
-.PHONY: help demo psql stop test bench fuzz lint install clean
+.PHONY: help demo psql stop test attacks test-core bench fuzz lint install clean

@@ -25,7 +25,10 @@ pub(super) fn is_ordinary() -> bool {
 /// Whether a role may see what all tenants' rows do to plans and statistics.
 pub(super) fn sees_statistics(role: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups by object id.
-    unsafe { pg_sys::has_privs_of_role(role, pg_sys::ROLE_PG_READ_ALL_STATS.into()) }
+    unsafe {
+        pg_sys::has_privs_of_role(role, pg_sys::ROLE_PG_READ_ALL_STATS.into())
+            || pg_sys::has_bypassrls_privilege(role)
+    }
 }
 
 /// Whether a relation holds rows of more than one tenant: it has row security, or is one of amp's own.

@@ -16,9 +16,11 @@ def plain(plain_db):
 
 
 @pytest.fixture
-def amp(fresh_db):
+def amp(cluster):
     """The same under amp_tenancy, with tenants t1 and t2."""
-    return under_amp(fresh_db)
+    database = cluster.database(world=under_amp)
+    yield database
+    database.drop()
 
 
 @pytest.fixture(params=KINDS)
@@ -48,7 +50,7 @@ def plain_neighbours(plain):
 @pytest.fixture(params=[TRUSTED, TOKEN])
 def open_neighbours(cluster, request):
     """Two tenants' sessions by one database role, under amp_tenancy in a database that is not hardened."""
-    database = under_amp(cluster.database(hardened=False))
+    database = cluster.database(hardened=False, world=under_amp)
     yield Neighbours(database, request.param)
     database.drop()
 
@@ -56,7 +58,7 @@ def open_neighbours(cluster, request):
 @pytest.fixture(params=[TRUSTED, TOKEN])
 def neighbours(cluster, request):
     """Two tenants' sessions by one database role, under amp_tenancy in a hardened database."""
-    database = under_amp(cluster.database(hardened=True))
+    database = cluster.database(hardened=True, world=under_amp)
     yield Neighbours(database, request.param)
     database.drop()
 

@@ -27,7 +27,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 @pytest.fixture(scope="module")
 def amp(cluster):
     """alice in t1, bob in t2; a key for each algorithm, one more, one with issuer and audience, one that is retired."""
-    database = under_amp(cluster.database())
+    database = cluster.database(world=under_amp)
     people(database, alice=("t1", "operator"), bob=("t2", "admin"))
     with database.connect("amp_ops") as ops:
         for algorithm in ALGORITHMS:

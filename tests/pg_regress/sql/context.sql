@@ -191,16 +191,16 @@ SHOW amp.context_scope;
 SHOW amp.require_user;
 
 -- A value comes from SQL in the session only: not from a role, a database, a function or ALTER SYSTEM.
-ALTER ROLE regress_service SET amp.tenant_id = 'alpha';
-\echo :SQLSTATE
-ALTER ROLE regress_service SET amp.user_id = 'user_ann';
-\echo :SQLSTATE
 CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE sql SET amp.tenant_id = 'alpha' AS 'SELECT amp.tenant_id()';
 \echo :SQLSTATE
 SET amp.tenant_id = 'alpha';
 CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE sql SET amp.tenant_id FROM CURRENT AS 'SELECT amp.tenant_id()';
 \echo :SQLSTATE
 \connect - postgres
+ALTER ROLE regress_service SET amp.tenant_id = 'alpha';
+\echo :SQLSTATE
+ALTER ROLE regress_service SET amp.user_id = 'user_ann';
+\echo :SQLSTATE
 ALTER DATABASE regress SET amp.tenant_id = 'alpha';
 \echo :SQLSTATE
 ALTER ROLE ALL SET amp.tenant_id = 'alpha';
