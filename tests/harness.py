@@ -66,8 +66,8 @@ class Cluster:
         takes a fraction of the time of making another one.
         """
         if (hardened, world) not in self.templates:
-            db = Database(self, f"template_{len(self.templates)}")
             base = self.template() if hardened or world else None
+            db = Database(self, f"template_{len(self.templates)}")
             with self.connect() as admin:
                 admin.execute(f"CREATE DATABASE {db.name} TEMPLATE {base or 'template1'}")
                 admin.execute(f"GRANT CREATE ON DATABASE {db.name} TO amp_owner")

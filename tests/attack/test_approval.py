@@ -477,7 +477,9 @@ def test_another_way_round(gated):
             CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF NEW.title <> 'late' THEN UPDATE public.posts SET title = 'late' WHERE id = NEW.id; END IF; RETURN NULL; END $$""")
         for trigger in ("BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION swap()", "AFTER UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION follow()"):
-            client.execute(f"CREATE TRIGGER zzz {trigger}")
+            with raises("TN008"):
+                client.execute(f"CREATE TRIGGER zzz {trigger}")
+            gated.admin(f"CREATE TRIGGER zzz {trigger}")
             with raises("TN004"):
                 ann.execute("UPDATE posts SET status = 'published' WHERE id = 1")
             gated.own("DROP TRIGGER zzz ON posts")

@@ -137,7 +137,7 @@ def test_triggers_made_by_hand(amp):
         svc.execute("CREATE OR REPLACE TRIGGER own AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION amp.count_inserted('made')")
         with raises("55000"):
             svc.execute("INSERT INTO own DEFAULT VALUES")
-        svc.execute("DROP TRIGGER own ON own; SELECT amp.meter('own', 'made')")
+        svc.execute("DROP TRIGGER own ON own; RESET amp.tenant_id; SELECT amp.meter('own', 'made'); SET amp.tenant_id = 't1'")
         amp.open_hole("ALTER TABLE own DISABLE ROW LEVEL SECURITY")
         for tenant in "t1", "t2":
             with raises("42501", match="add_usage"):
