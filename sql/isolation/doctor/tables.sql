@@ -51,6 +51,7 @@ CREATE FUNCTION amp.table_findings(touched oid[] DEFAULT NULL)
 #variable_conflict use_column
 DECLARE
     family oid[];
+    own oid[];
     with_policies oid[];
 BEGIN
     IF touched IS NULL THEN
@@ -61,9 +62,11 @@ BEGIN
             WHERE c.relkind IN ('r', 'p', 'f') AND c.relnamespace IN (
                 SELECT n.oid FROM amp.protected_schemas s JOIN pg_namespace n ON n.nspname = s.schema
                 UNION SELECT t.relnamespace FROM amp.protected_tables p JOIN pg_class t ON t.oid = p.relation));
+        own := family;
         with_policies := ARRAY(SELECT DISTINCT o.polrelid FROM pg_policy o);
     ELSE
         family := amp.relatives(touched);
+        own := touched || ARRAY(SELECT x.indrelid FROM pg_index x WHERE x.indexrelid = ANY (touched));
         with_policies := family;
     END IF;
     RETURN QUERY
@@ -79,8 +82,10 @@ BEGIN
         CROSS JOIN LATERAL (SELECT format('%I.%I', s.nspname, c.relname) FROM pg_namespace s WHERE s.oid = c.relnamespace) n(named)
     ), indexed AS MATERIALIZED (
         -- What is looked at table by table is looked at only where there is something.
+        -- To show an expression PostgreSQL locks its table: at the end of a statement only those that it has locked itself, or two that run
+        -- side by side (pg_restore -j) would wait for each other.
         SELECT p.relation, p.tenant_column, p.named FROM protected p
-        WHERE EXISTS (SELECT FROM pg_index x WHERE x.indrelid = p.relation AND (x.indisexclusion OR x.indkey[0] <> p.attnum))
+        WHERE p.relation = ANY (own) AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = p.relation AND (x.indisexclusion OR x.indkey[0] <> p.attnum))
     ), beside AS MATERIALIZED (
         -- Neither protected nor shared.
         SELECT c.oid, c.relkind, c.relispartition, c.relnamespace, n.nspname, format('%I.%I', n.nspname, c.relname) AS named
@@ -132,7 +137,7 @@ BEGIN
            CASE WHEN o.oid IS NULL THEN 'The policy is missing.' ELSE 'The policy is not what amp.protect() made.' END, p.again
     FROM protected p JOIN amp.expected_policies w ON w.relation = p.relation
     LEFT JOIN pg_policy o ON o.polrelid = w.relation AND o.polname = w.name
-    WHERE (o.polpermissive, o.polcmd, o.polroles, pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))
+    WHERE p.relation = ANY (own) AND (o.polpermissive, o.polcmd, o.polroles, pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))
           IS DISTINCT FROM (w.permissive, w.command::"char", '{0}'::oid[], w.using_text, w.check_text)
     UNION ALL
     SELECT 'warning', 'policy-permissive', format('policy %I on %s', o.polname, p.named),
