@@ -114,7 +114,7 @@ GRANT EXECUTE ON FUNCTION
 
 -- What is left open: the catalogs are everybody's.
 GRANT EXECUTE ON FUNCTION
-    amp.doctor(), amp.relatives(oid[]), amp.named_function(oid), amp.table_findings(oid[]), amp.grant_findings(oid[]), amp.default_grant_findings(),
+    amp.doctor(), amp.relatives(oid[]), amp.named_function(oid), amp.table_findings(oid[], oid[]), amp.grant_findings(oid[]), amp.default_grant_findings(),
     amp.access_findings(), amp.dependent_findings(oid[]), amp.function_findings(oid[]), amp.role_findings(), amp.replication_findings(),
     amp.setting_findings(), amp.hardening_findings(), amp.server_findings(), amp.is_preloaded(), amp.tenant_findings_for_caller()
     TO PUBLIC;

@@ -75,6 +75,15 @@ END
 $$;
 COMMENT ON FUNCTION amp.ddl_errors(oid[], oid[]) IS 'Internal: the errors that doctor() finds in these relations and functions, and that a schema change is not to make; NULL for none.';
 
+CREATE FUNCTION amp.family_errors(family oid[], lockable oid[]) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN (SELECT jsonb_agg(to_jsonb(f)) FROM amp.table_findings(family, lockable) f WHERE f.severity = 'error');
+END
+$$;
+COMMENT ON FUNCTION amp.family_errors(oid[], oid[]) IS
+'Internal: the errors that doctor() finds in these relations without locking any but the second ones; NULL for none.';
+
 CREATE FUNCTION amp.unguarded(relations oid[], protected oid[]) RETURNS oid[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -97,6 +106,7 @@ DECLARE
     excused text[];
     found jsonb;
     before jsonb;
+    again jsonb;
 BEGIN
     found := amp.catalogs_at('now', errors, relations, functions)::jsonb;
     IF found IS NULL THEN
@@ -108,11 +118,15 @@ BEGIN
             moment, 'SELECT amp.unguarded($1, $2)::text', coalesce(family, '{}'),
             ARRAY(SELECT p.relation::oid FROM amp.protected_tables p WHERE p.relation = ANY (family)))::oid[]) u);
     -- A new part is no relative of anything yet, before the statement: what was open in its parents was so then.
-    before := coalesce(amp.catalogs_at(moment, errors, coalesce(family, relations), functions)::jsonb, '[]');
+    before := coalesce(amp.catalogs_at(moment, errors, relations, functions)::jsonb, '[]')
+           || coalesce(amp.catalogs_at(moment, 'SELECT amp.family_errors($1, $2)::text', coalesce(family, relations), relations)::jsonb, '[]');
+    -- Another session may have closed it in between.
+    again := coalesce(amp.catalogs_at('now', errors, relations, functions)::jsonb, '[]');
     RETURN (
         SELECT jsonb_agg(f.document ORDER BY f.document ->> 'code', f.document ->> 'object')
         FROM jsonb_array_elements(found) f(document)
-        WHERE NOT EXISTS (
+        WHERE again @> jsonb_build_array(f.document)
+          AND NOT EXISTS (
                 SELECT FROM jsonb_array_elements(before) b(document)
                 WHERE (b.document ->> 'code', b.document ->> 'object', b.document ->> 'fix')
                     = (f.document ->> 'code', f.document ->> 'object', f.document ->> 'fix'))

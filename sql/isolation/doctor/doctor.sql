@@ -20,7 +20,7 @@ BEGIN
             UNION ALL SELECT t.* FROM amp.server_findings() t
             UNION ALL SELECT t.* FROM amp.tenant_findings_for_caller() t
         ) f
-        ORDER BY array_position(ARRAY['error', 'warning', 'info'], f.severity), f.code, f.object;
+        ORDER BY array_position(ARRAY['error', 'warning', 'info'], f.severity), f.code, f.object, f.finding;
 END
 $$;
 COMMENT ON FUNCTION amp.doctor() IS

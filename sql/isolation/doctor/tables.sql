@@ -45,7 +45,7 @@ COMMENT ON FUNCTION amp.relatives(oid[]) IS
 
 -- Written so that it costs by what is looked at, not by what there is: it starts from an array, and every join is a look-up by an index. One plan
 -- serves a session, because after every schema change the guard asks about a relation or two.
-CREATE FUNCTION amp.table_findings(touched oid[] DEFAULT NULL)
+CREATE FUNCTION amp.table_findings(touched oid[] DEFAULT NULL, lockable oid[] DEFAULT NULL)
     RETURNS TABLE (severity text, code text, object text, finding text, fix text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -66,7 +66,8 @@ BEGIN
         with_policies := ARRAY(SELECT DISTINCT o.polrelid FROM pg_policy o);
     ELSE
         family := amp.relatives(touched);
-        own := touched || ARRAY(SELECT x.indrelid FROM pg_index x WHERE x.indexrelid = ANY (touched));
+        own := ARRAY(SELECT t.oid FROM unnest(coalesce(lockable, touched)) t(oid)
+                     UNION SELECT x.indrelid FROM pg_index x WHERE x.indexrelid = ANY (touched));
         with_policies := family;
     END IF;
     RETURN QUERY
@@ -82,10 +83,14 @@ BEGIN
         CROSS JOIN LATERAL (SELECT format('%I.%I', s.nspname, c.relname) FROM pg_namespace s WHERE s.oid = c.relnamespace) n(named)
     ), indexed AS MATERIALIZED (
         -- What is looked at table by table is looked at only where there is something.
-        -- To show an expression PostgreSQL locks its table: at the end of a statement only those that it has locked itself, or two that run
-        -- side by side (pg_restore -j) would wait for each other.
         SELECT p.relation, p.tenant_column, p.named FROM protected p
         WHERE p.relation = ANY (own) AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = p.relation AND (x.indisexclusion OR x.indkey[0] <> p.attnum))
+    ), policies AS MATERIALIZED (
+        -- To show an expression PostgreSQL locks its table: at the end of a statement only what it has locked itself, before any join that could
+        -- be turned round, or two that run side by side (pg_restore -j) would wait for each other. The same with indexes.
+        SELECT o.oid, o.polrelid, o.polname, o.polpermissive, o.polcmd, o.polroles,
+               pg_get_expr(o.polqual, o.polrelid) AS using_text, pg_get_expr(o.polwithcheck, o.polrelid) AS check_text
+        FROM unnest(own) f(oid) JOIN pg_policy o ON o.polrelid = f.oid
     ), beside AS MATERIALIZED (
         -- Neither protected nor shared.
         SELECT c.oid, c.relkind, c.relispartition, c.relnamespace, n.nspname, format('%I.%I', n.nspname, c.relname) AS named
@@ -136,8 +141,8 @@ BEGIN
     SELECT 'error', 'policy-changed', format('policy %I on %s', w.name, p.named),
            CASE WHEN o.oid IS NULL THEN 'The policy is missing.' ELSE 'The policy is not what amp.protect() made.' END, p.again
     FROM protected p JOIN amp.expected_policies w ON w.relation = p.relation
-    LEFT JOIN pg_policy o ON o.polrelid = w.relation AND o.polname = w.name
-    WHERE p.relation = ANY (own) AND (o.polpermissive, o.polcmd, o.polroles, pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))
+    LEFT JOIN policies o ON o.polrelid = w.relation AND o.polname = w.name
+    WHERE p.relation = ANY (own) AND (o.polpermissive, o.polcmd, o.polroles, o.using_text, o.check_text)
           IS DISTINCT FROM (w.permissive, w.command::"char", '{0}'::oid[], w.using_text, w.check_text)
     UNION ALL
     SELECT 'warning', 'policy-permissive', format('policy %I on %s', o.polname, p.named),
@@ -258,5 +263,5 @@ BEGIN
           WHERE u.classid = 'pg_attrdef'::regclass AND u.objid = d.oid AND u.refclassid = 'pg_class'::regclass));
 END
 $$;
-COMMENT ON FUNCTION amp.table_findings(oid[]) IS
+COMMENT ON FUNCTION amp.table_findings(oid[], oid[]) IS
 'Internal: what doctor() finds in protected tables and schemas. With relations (pg_class): what concerns them, their parts and parents, and foreign keys from and to them.';
