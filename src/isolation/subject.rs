@@ -26,8 +26,7 @@ pub(super) fn is_ordinary() -> bool {
 pub(super) fn sees_statistics(role: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups by object id.
     unsafe {
-        pg_sys::has_privs_of_role(role, pg_sys::ROLE_PG_READ_ALL_STATS.into())
-            || pg_sys::has_bypassrls_privilege(role)
+        pg_sys::has_privs_of_role(role, pg_sys::ROLE_PG_READ_ALL_STATS.into()) || pg_sys::has_bypassrls_privilege(role)
     }
 }
 
