@@ -332,3 +332,12 @@ def test_E8_gaps_between_policies(plain, amp):
             svc.execute("INSERT INTO orders (id, tenant_id) VALUES (99, 't2')")
         assert column(svc, "SELECT name FROM parents") == ["one"]
     assert snapshot(amp) == before
+
+
+def test_E1_new_table_plain(plain):
+    """Plain: a table like a protected one has its columns and keys, and no row security."""
+    with plain.connect("amp_owner") as owner:
+        owner.execute("CREATE TABLE more (LIKE orders INCLUDING ALL); GRANT ALL ON more TO amp_svc")
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET app.tenant = 't2'; INSERT INTO more VALUES (99, 't2', 'secret'); SET app.tenant = 't1'")
+        assert column(svc, "SELECT note FROM more") == ["secret"]
