@@ -46,7 +46,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app TO amp_svc;
 
 @pytest.fixture(scope="module")
 def source(cluster):
-    db = cluster.database()
+    db = cluster.database(hardened=False)
     with db.connect() as admin:
         admin.execute((ROOT / "tests/two_tenants.sql").read_text())
         admin.execute("CREATE TABLE app.plans (tenant_id text, id int PRIMARY KEY); ALTER TABLE app.plans OWNER TO amp_owner")
@@ -251,7 +251,7 @@ def test_a_schema_dumped_alone_is_not_open(source, cluster, tmp_path, extension)
 
 
 def test_data_restored_over_a_schema_of_its_own_is_not_open(source, cluster, tmp_path):
-    copy = cluster.database()
+    copy = cluster.database(hardened=False)
     restore(dump(source, tmp_path / "schema.sql", "--schema-only", "-n", "app"), copy)
     restore(dump(source, tmp_path / "data", "-Fc", "--data-only"), copy, ok=False)  # the meters refuse to count it
     with copy.connect("amp_svc") as service:
@@ -269,7 +269,7 @@ def test_a_dump_that_row_security_would_thin_out_fails(source, tmp_path):
 
 def test_a_database_with_holes_comes_back_with_them(cluster, tmp_path):
     """What the original's owner was let do is refused in the copy, unless a superuser lets it pass there, too; a key that was left is not."""
-    original, copy = cluster.database(), cluster.database(extension=False)
+    original, copy = cluster.database(hardened=False), cluster.database(extension=False)
     with original.connect("amp_owner") as owner:
         owner.execute("CREATE SCHEMA app; CREATE TABLE app.posts (tenant_id text, id int PRIMARY KEY); GRANT ALL ON app.posts TO amp_svc;"
                       "SELECT amp.protect('app.posts')")
