@@ -53,6 +53,8 @@ def test_J2_dump_by_the_owner(plain, amp):
     assert empty.returncode == 0 and "secret" not in empty.stdout and "mine" not in empty.stdout
     refused = dumped(amp, "amp_owner", *options)
     assert refused.returncode != 0 and "no tenant" in refused.stderr.lower() or "TN001" in refused.stderr, refused.stderr
+    with amp.connect("amp_owner") as owner, raises("TN001"):
+        owner.execute("SELECT * FROM orders")
 
 
 def test_J7_event_triggers_are_off(amp):
