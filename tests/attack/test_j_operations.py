@@ -8,7 +8,7 @@ import subprocess
 import psycopg
 import pytest
 
-from harness import program
+from harness import program, raises
 from world import MINE, THEIRS, column, notes
 
 
