@@ -1,8 +1,17 @@
-"""How long amp.doctor() looks at a database with many protected tables, and what is asked about one of them after a schema change."""
+"""How long amp.doctor() looks at a database with many protected tables, and what the guard of schema changes takes there."""
 
 TABLES = 1_000
 TARGET = 2_000  # milliseconds
-WHOLE, AGAIN, ONE = "amp.doctor(), in a new session", "amp.doctor(), again", "what concerns one table, again"
+WHOLE, AGAIN = "amp.doctor(), in a new session", "amp.doctor(), again"
+# (title, statement), on one of the tables: without the guard, guarded in a new session, and guarded in one that has changed a table before.
+CHANGES = [
+    ("ALTER TABLE ... ADD COLUMN", "ALTER TABLE app.t2 ADD COLUMN note text;"),
+    ("CREATE INDEX", "CREATE INDEX ON app.t2 (tenant_id, code, made);"),
+    ("GRANT SELECT", "GRANT SELECT ON app.t2 TO amp_service;"),
+    ("CREATE VIEW", "CREATE VIEW app.notes WITH (security_invoker) AS SELECT * FROM app.t2;"),
+    ("CREATE TABLE in another schema", "CREATE TABLE public.notes (id int PRIMARY KEY);"),
+]
+UNGUARDED, FIRST, NEXT = "unguarded", "guarded, in a new session", "guarded, again"
 
 
 def load(server, tables):
@@ -28,15 +37,17 @@ def load(server, tables):
 
 
 def measure(server):
-    """{what: milliseconds}, the least of three runs."""
-    one = """SELECT count(*) FROM amp.table_findings(ARRAY['app.t2'::regclass::oid]);
-             SELECT count(*) FROM amp.grant_findings(ARRAY['app.t2'::regclass::oid]);
-             SELECT count(*) FROM amp.dependent_findings(ARRAY['app.t2'::regclass::oid]);"""
-    asked = {WHOLE: ("", "SELECT count(*) FROM amp.doctor();"), AGAIN: ("SELECT count(*) FROM amp.doctor();",) * 2, ONE: (one, one)}
+    """({what: milliseconds} of the doctor, {statement: {how: milliseconds}} of the guard), the least of three runs each."""
+    look, before = "SELECT count(*) FROM amp.doctor();", "BEGIN; ALTER TABLE app.t3 ADD COLUMN note text; ROLLBACK; BEGIN;"
+    off = " ".join(f"ALTER EVENT TRIGGER {name} DISABLE;" for name in server.sql(
+        "SELECT evtname FROM pg_event_trigger WHERE evtname LIKE 'amp%'", "doctor").split())
 
     def run(before, sql):
         text = server.sql(f"{before} SELECT clock_timestamp() AS began \\gset\n{sql}\n"
                           "SELECT extract(epoch FROM clock_timestamp() - :'began'::timestamptz) * 1000;", "doctor")
         return float(text.splitlines()[-1])
 
-    return {what: min(run(*sql) for _ in range(3)) for what, sql in asked.items()}
+    looks = {what: min(run(*sql) for _ in range(3)) for what, sql in {WHOLE: ("", look), AGAIN: (look, look)}.items()}
+    return looks, {title: {how: min(run(begin, change) for _ in range(3)) for how, begin in (
+        (UNGUARDED, f"BEGIN; {off} SAVEPOINT s; ALTER TABLE app.t3 ADD COLUMN note text; ROLLBACK TO s;"), (FIRST, "BEGIN;"), (NEXT, before))}
+        for title, change in CHANGES}

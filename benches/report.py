@@ -109,12 +109,14 @@ def usage(counted, waited):
             + _table(["statement", "per second", "ratio", "target"], together))
 
 
-def looks(taken):
-    """How long amp.doctor() looks, in milliseconds; the target is of the whole."""
+def looks(taken, changes):
+    """How long amp.doctor() looks, in milliseconds (the target is of the whole), and what the guard adds to schema changes."""
     return f"Milliseconds, the least of three runs, {doctor.TABLES:,} protected tables:\n\n" + _table(
         ["asked", "ms", "target", ""],
         [[what, f"{ms:,.1f}", *((f"{doctor.TARGET:,}", _mark(ms, doctor.TARGET, 0)) if what == doctor.WHOLE else ("", ""))]
-         for what, ms in taken.items()])
+         for what, ms in taken.items()]) + "\n\n" + _table(
+        ["schema change", doctor.UNGUARDED, doctor.FIRST, doctor.NEXT],
+        [[title, *(f"{ms[how]:,.1f}" for how in (doctor.UNGUARDED, doctor.FIRST, doctor.NEXT))] for title, ms in changes.items()])
 
 
 def verdict(counted, variant, cpu, lots):

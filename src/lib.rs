@@ -22,6 +22,7 @@
 //! | [`error`] | SQLSTATEs of class TN, and the way an error leaves Rust |
 //! | [`id`] | syntax, canonical keys, new ids |
 //! | [`inline`], [`worker`] | texts for shared memory; what background workers have in common |
+//! | [`spi`], [`utility`] | SQL whose errors keep every field; PostgreSQL's hook for utility statements |
 //! | [`compat`] | what differs between PostgreSQL 15 and 18 |
 
 use pgrx::prelude::*;
@@ -38,8 +39,10 @@ mod identity;
 mod inline;
 mod isolation;
 mod secrets;
+mod spi;
 mod tenants;
 mod usage;
+mod utility;
 mod worker;
 
 pgrx::pg_module_magic!(name = c"amp_tenancy", version = c"0.1.0");
@@ -108,6 +111,7 @@ pub extern "C-unwind" fn _PG_init() {
     approval::init();
     usage::init();
     isolation::init();
+    utility::init();
     context::settings::reserve_prefix();
 }
 

@@ -167,7 +167,7 @@ BEGIN
             WHEN found ->> 'code' = 'materialized-view' THEN 'Make a view WITH (security_invoker = true), or a table that you fill and protect.'
             WHEN found ->> 'code' IN ('key-without-tenant', 'foreign-key-without-tenant') THEN 'Put the tenant column in front of the key, on both sides of a foreign key.'
             WHEN found ->> 'code' IN ('row-security-off', 'policy-changed', 'truncate-unguarded', 'tenant-column-missing', 'tenant-column-nullable')
-                THEN 'SELECT * FROM amp.unprotect(...) takes the protection of a table away.'
+                THEN format('SELECT * FROM amp.unprotect(%L) takes the protection of the table away.', regexp_replace(found ->> 'object', '^policy amp_\w+ on ', ''))
             ELSE format('%s would close it.', found ->> 'fix') END
             || ' A superuser can SET LOCAL amp.allow_unsafe_ddl = on.';
 END

@@ -11,28 +11,18 @@ use crate::compat;
 use crate::context::transaction;
 use crate::error::{Code, Error, guarded};
 use crate::function::raw_function;
+use crate::spi::{self, Outcome};
 use pgrx::IntoDatum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, c_char, c_void};
 
 unsafe extern "C-unwind" {
     // Not through pgrx's guards: an error has to pass with every field it has.
     fn GetLatestSnapshot() -> pg_sys::Snapshot;
     fn PushCopiedSnapshot(snapshot: pg_sys::Snapshot);
     fn PopActiveSnapshot();
-    fn SPI_connect() -> c_int;
-    fn SPI_execute_with_args(
-        statement: *const c_char,
-        count: c_int,
-        types: *mut Oid,
-        values: *mut Datum,
-        nulls: *const c_char,
-        read_only: bool,
-        limit: c_long,
-    ) -> c_int;
-    fn SPI_finish() -> c_int;
 }
 
 /// A DDL statement that is running.
@@ -285,24 +275,13 @@ unsafe fn look(until: Option<pg_sys::CommandId>, query: *const c_char, arguments
                 Ok(())
             });
         }
-        SPI_connect();
-        let (mut types, mut values) = ([pg_sys::OIDARRAYOID; 2], arguments);
-        let done = SPI_execute_with_args(query, 2, types.as_mut_ptr(), values.as_mut_ptr(), std::ptr::null(), true, 0);
-        let found = guarded(|| {
-            if done != pg_sys::SPI_OK_SELECT as c_int || pg_sys::SPI_processed != 1 {
-                return Err(Error::new(Code::WrongState, format!("the catalogs were not read: {done}"))
-                    .hint("Report this: it cannot happen."));
-            }
-            let rows = pg_sys::SPI_tuptable;
-            let value = pg_sys::SPI_getvalue(*(*rows).vals, (*rows).tupdesc, 1);
-            if value.is_null() {
-                return Ok(None);
-            }
-            Ok(Some(pg_sys::SPI_datumTransfer(pg_sys::cstring_to_text(value).into(), false, -1)))
-        });
-        SPI_finish();
+        let outcome = spi::execute(query, [pg_sys::OIDARRAYOID; 2], arguments, true);
         PopActiveSnapshot();
-        found
+        guarded(|| match outcome {
+            Outcome::Selected(text) => Ok(text),
+            Outcome::Rows(rows) => Err(Error::new(Code::WrongState, format!("the catalogs gave {rows} rows"))
+                .hint("Report this: it cannot happen.")),
+        })
     }
 }
 

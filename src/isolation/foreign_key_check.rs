@@ -5,23 +5,11 @@
 //! sets FORCE aside for the table's owner (`SECURITY_NOFORCE_RLS` in ri_triggers.c). Here the same is done for the first check: in an
 //! ALTER TABLE that adds or validates foreign keys and does nothing else, so that no expression of the owner's runs that way.
 
-use crate::backend::Local;
+use crate::utility::Call;
 use pgrx::pg_sys;
-use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 
 unsafe extern "C-unwind" {
-    // Not through pgrx's guards: an error of PostgreSQL has to pass with every field it has.
-    fn standard_ProcessUtility(
-        statement: *mut pg_sys::PlannedStmt,
-        text: *const c_char,
-        read_only: bool,
-        context: pg_sys::ProcessUtilityContext::Type,
-        parameters: pg_sys::ParamListInfo,
-        environment: *mut pg_sys::QueryEnvironment,
-        destination: *mut pg_sys::DestReceiver,
-        completion: *mut pg_sys::QueryCompletion,
-    );
     // Not in pgrx's bindings.
     fn get_relation_constraint_oid(table: pg_sys::Oid, name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
 }
@@ -29,30 +17,13 @@ unsafe extern "C-unwind" {
 /// The catalog of constraints, which pgrx's bindings leave out.
 const CONSTRAINTS: u32 = 2606;
 
-static NEXT: Local<Cell<pg_sys::ProcessUtility_hook_type>> = Local::new(Cell::new(None));
-
-pub(super) fn init() {
-    // SAFETY: from _PG_init, on the backend's thread.
+/// # Safety
+/// As a handler of [`crate::utility`].
+pub(crate) unsafe fn utility(call: Call) {
+    // SAFETY: by the contract above the statement lives; this frame owns nothing, so an error may jump over it: the (sub)transaction's abort gives
+    // user and restrictions back.
     unsafe {
-        NEXT.set(pg_sys::ProcessUtility_hook);
-        pg_sys::ProcessUtility_hook = Some(utility);
-    }
-}
-
-unsafe extern "C-unwind" fn utility(
-    statement: *mut pg_sys::PlannedStmt,
-    text: *const c_char,
-    read_only: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    parameters: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    destination: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    // SAFETY: PostgreSQL hands every hook a live statement; this frame owns nothing, so an error may jump over it: the (sub)transaction's abort
-    // gives user and restrictions back.
-    unsafe {
-        let node = (*statement).utilityStmt;
+        let node = (*call.statement).utilityStmt;
         let is_check = (*node).type_ == pg_sys::NodeTag::T_AlterTableStmt
             && crate::error::guarded(|| Ok(is_foreign_keys_alone(&*node.cast::<pg_sys::AlterTableStmt>())));
         let (mut user, mut restrictions) = (pg_sys::InvalidOid, 0);
@@ -60,19 +31,7 @@ unsafe extern "C-unwind" fn utility(
             pg_sys::GetUserIdAndSecContext(&mut user, &mut restrictions);
             pg_sys::SetUserIdAndSecContext(user, restrictions | pg_sys::SECURITY_NOFORCE_RLS as c_int);
         }
-        match NEXT.get() {
-            Some(next) => next(statement, text, read_only, context, parameters, environment, destination, completion),
-            None => standard_ProcessUtility(
-                statement,
-                text,
-                read_only,
-                context,
-                parameters,
-                environment,
-                destination,
-                completion,
-            ),
-        }
+        call.proceed();
         if is_check {
             pg_sys::SetUserIdAndSecContext(user, restrictions);
         }

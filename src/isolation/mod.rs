@@ -21,12 +21,12 @@
 mod advisory_locks;
 mod ddl_guard;
 mod explain;
-mod foreign_key_check;
+pub(crate) mod foreign_key_check;
 mod hardening;
 mod held_cursors;
 mod leftovers;
 mod objects;
-mod statements;
+pub(crate) mod statements;
 mod subject;
 
 pub(crate) use explain::check_explained;
@@ -35,9 +35,7 @@ pub(crate) use held_cursors::close_strangers;
 pub(crate) fn init() {
     ddl_guard::init();
     explain::init();
-    foreign_key_check::init();
     objects::init();
     leftovers::init();
     held_cursors::init();
-    statements::init();
 }

@@ -1,42 +1,20 @@
 //! Statements that hold up other tenants, or leave in a pooled session what the next borrower meets.
 
 use super::{explain, hardening, held_cursors, leftovers, subject};
-use crate::backend::Local;
 use crate::context::{resolve, session, settings, transaction};
 use crate::error::{self, Code, Error};
 use crate::identity::proof;
+use crate::utility::Call;
 use pgrx::pg_sys;
-use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 
 unsafe extern "C-unwind" {
-    // Not through pgrx's guards: an error of PostgreSQL has to pass with every field it has.
-    fn standard_ProcessUtility(
-        statement: *mut pg_sys::PlannedStmt,
-        text: *const c_char,
-        read_only: bool,
-        context: pg_sys::ProcessUtilityContext::Type,
-        parameters: pg_sys::ParamListInfo,
-        environment: *mut pg_sys::QueryEnvironment,
-        destination: *mut pg_sys::DestReceiver,
-        completion: *mut pg_sys::QueryCompletion,
-    );
     // Not in pgrx's bindings.
     fn find_all_inheritors(
         parent: pg_sys::Oid,
         lock: pg_sys::LOCKMODE,
         parents: *mut *mut pg_sys::List,
     ) -> *mut pg_sys::List;
-}
-
-static NEXT: Local<Cell<pg_sys::ProcessUtility_hook_type>> = Local::new(Cell::new(None));
-
-pub(super) fn init() {
-    // SAFETY: from _PG_init, on the backend's thread.
-    unsafe {
-        NEXT.set(pg_sys::ProcessUtility_hook);
-        pg_sys::ProcessUtility_hook = Some(utility);
-    }
 }
 
 /// False for statements that nothing here is about.
@@ -66,36 +44,15 @@ enum After {
     Prepared(*const c_char),
 }
 
-unsafe extern "C-unwind" fn utility(
-    statement: *mut pg_sys::PlannedStmt,
-    text: *const c_char,
-    read_only: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    parameters: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    destination: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    // SAFETY: PostgreSQL hands every hook a live statement; this frame owns nothing, so an error may jump over it.
+/// # Safety
+/// As a handler of [`crate::utility`].
+pub(crate) unsafe fn utility(call: Call) {
+    // SAFETY: by the contract above the statement lives; this frame owns nothing, so an error may jump over it.
     unsafe {
-        let after = if is_looked_at((*(*statement).utilityStmt).type_) {
-            error::guarded(|| before((*statement).utilityStmt))
-        } else {
-            After::Nothing
-        };
-        match NEXT.get() {
-            Some(next) => next(statement, text, read_only, context, parameters, environment, destination, completion),
-            None => standard_ProcessUtility(
-                statement,
-                text,
-                read_only,
-                context,
-                parameters,
-                environment,
-                destination,
-                completion,
-            ),
-        }
+        let statement = (*call.statement).utilityStmt;
+        let after =
+            if is_looked_at((*statement).type_) { error::guarded(|| before(statement)) } else { After::Nothing };
+        call.proceed();
         match after {
             After::Nothing => {}
             After::Explained => error::guarded(|| {

@@ -7,25 +7,15 @@
 //! is deleted (amp.refuse_strangers_triggers()). Unlike there the operation is a restricted one, as in VACUUM and REFRESH:
 //! what is left for later (deferred triggers, temporary objects, held cursors) would run with the session's rights, and is refused.
 
-use crate::error::{Code, Error, guarded};
+use crate::error::guarded;
 use crate::function::raw_function;
+use crate::spi::{self, Outcome};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
 use pgrx::{FromDatum, IntoDatum};
-use std::ffi::{c_char, c_int, c_long};
+use std::ffi::{c_char, c_int};
 
 unsafe extern "C-unwind" {
-    // Not through pgrx's guards: an error of a table's trigger has to pass with every field it has.
-    fn SPI_connect() -> c_int;
-    fn SPI_execute_with_args(
-        statement: *const c_char,
-        count: c_int,
-        types: *mut Oid,
-        values: *mut Datum,
-        nulls: *const c_char,
-        read_only: bool,
-        limit: c_long,
-    ) -> c_int;
-    fn SPI_finish() -> c_int;
+    // Not through pgrx's guards: an error has to pass with every field it has.
     fn NewGUCNestLevel() -> c_int;
     fn AtEOXact_GUC(is_commit: bool, nest_level: c_int);
 }
@@ -46,20 +36,14 @@ raw_function! {
                 return Datum::null();
             }
             match run(owner, statement, tenant) {
-                Outcome::Selected(text) => text,
-                Outcome::Changed(rows) => guarded(|| Ok(rows.to_string().into_datum().unwrap_or(Datum::null()))),
+                Outcome::Selected(text) => {
+                    (*fcinfo).isnull = text.is_none();
+                    text.unwrap_or(Datum::null())
+                }
+                Outcome::Rows(rows) => guarded(|| Ok(rows.to_string().into_datum().unwrap_or(Datum::null()))),
             }
         }
     }
-}
-
-/// What a statement came to.
-#[derive(Clone, Copy)]
-enum Outcome {
-    /// The text of the one value that it selected.
-    Selected(Datum),
-    /// How many rows it changed.
-    Changed(u64),
 }
 
 /// # Safety
@@ -105,26 +89,7 @@ unsafe fn run(owner: Oid, statement: *const c_char, tenant: Datum) -> Outcome {
             );
             Ok(())
         });
-        SPI_connect();
-        let (mut types, mut values) = ([pg_sys::TEXTOID], [tenant]);
-        let done =
-            SPI_execute_with_args(statement, 1, types.as_mut_ptr(), values.as_mut_ptr(), std::ptr::null(), false, 0);
-        if done < 0 {
-            guarded(|| -> Result<(), Error> {
-                Err(Error::new(Code::WrongState, format!("SPI failed with {done}"))
-                    .hint("Report this: it cannot happen."))
-            });
-        }
-        let outcome = if done == pg_sys::SPI_OK_SELECT as c_int && pg_sys::SPI_processed == 1 {
-            let rows = pg_sys::SPI_tuptable;
-            guarded(|| {
-                let value = pg_sys::SPI_getvalue(*(*rows).vals, (*rows).tupdesc, 1);
-                Ok(Outcome::Selected(pg_sys::SPI_datumTransfer(pg_sys::cstring_to_text(value).into(), false, -1)))
-            })
-        } else {
-            Outcome::Changed(pg_sys::SPI_processed)
-        };
-        SPI_finish();
+        let outcome = spi::execute(statement, [pg_sys::TEXTOID], [tenant], false);
         AtEOXact_GUC(false, settings);
         pg_sys::SetUserIdAndSecContext(user, context);
         outcome

@@ -19,15 +19,15 @@ use crate::compat;
 use crate::context::transaction;
 use crate::error::{Code, Error};
 use crate::id::Id;
+use crate::utility::Call;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
-use std::ffi::{c_char, c_int};
+use std::ffi::c_int;
 use std::time::Instant;
 
 static NEXT_START: Local<Cell<pg_sys::ExecutorStart_hook_type>> = Local::new(Cell::new(None));
 static NEXT_FINISH: Local<Cell<pg_sys::ExecutorFinish_hook_type>> = Local::new(Cell::new(None));
 static NEXT_END: Local<Cell<pg_sys::ExecutorEnd_hook_type>> = Local::new(Cell::new(None));
-static NEXT_UTILITY: Local<Cell<pg_sys::ProcessUtility_hook_type>> = Local::new(Cell::new(None));
 
 /// The outermost statement, while it runs.
 static RUNNING: Local<Cell<Option<Running>>> = Local::new(Cell::new(None));
@@ -62,16 +62,6 @@ unsafe extern "C-unwind" {
     fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
     fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
     fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
-    fn standard_ProcessUtility(
-        statement: *mut pg_sys::PlannedStmt,
-        text: *const c_char,
-        read_only: bool,
-        context: pg_sys::ProcessUtilityContext::Type,
-        parameters: pg_sys::ParamListInfo,
-        environment: *mut pg_sys::QueryEnvironment,
-        destination: *mut pg_sys::DestReceiver,
-        completion: *mut pg_sys::QueryCompletion,
-    );
     // It reads a variable.
     fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
 }
@@ -85,8 +75,6 @@ pub(super) fn init() {
         pg_sys::ExecutorFinish_hook = Some(finish);
         NEXT_END.set(pg_sys::ExecutorEnd_hook);
         pg_sys::ExecutorEnd_hook = Some(end);
-        NEXT_UTILITY.set(pg_sys::ProcessUtility_hook);
-        pg_sys::ProcessUtility_hook = Some(utility);
     }
     compat::executor_run::measure(before_run, after_run);
 }
@@ -166,51 +154,32 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-unsafe extern "C-unwind" fn utility(
-    statement: *mut pg_sys::PlannedStmt,
-    text: *const c_char,
-    read_only: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    parameters: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    destination: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    // SAFETY: PostgreSQL hands every hook a live statement, which may be gone afterwards; this frame owns nothing.
+/// # Safety
+/// As a handler of [`crate::utility`].
+pub(crate) unsafe fn utility(call: Call) {
+    // SAFETY: by the contract above the statement lives, and may be gone afterwards; this frame owns nothing.
     unsafe {
-        let works = works((*(*statement).utilityStmt).type_);
+        let works = works((*(*call.statement).utilityStmt).type_);
         let outermost = works && is_outermost();
-        let call = u64::from(outermost && is_call(statement));
+        let calls = u64::from(outermost && is_call(call.statement));
         if outermost {
             begin();
         } else if works {
             settle();
         }
-        match NEXT_UTILITY.get() {
-            Some(next) => next(statement, text, read_only, context, parameters, environment, destination, completion),
-            None => standard_ProcessUtility(
-                statement,
-                text,
-                read_only,
-                context,
-                parameters,
-                environment,
-                destination,
-                completion,
-            ),
-        }
+        call.proceed();
         if outermost {
-            after_utility(call, completion.as_ref());
+            after_utility(calls, call.completion.as_ref());
         }
     }
 }
 
-fn after_utility(call: u64, completion: Option<&pg_sys::QueryCompletion>) {
+fn after_utility(calls: u64, completion: Option<&pg_sys::QueryCompletion>) {
     use pg_sys::CommandTag::*;
     settle();
     let before = RUNNING.get().and_then(|running| running.tenant);
     let mut spent = stop();
-    spent.add(Counter::Calls, call);
+    spent.add(Counter::Calls, calls);
     if let Some(completion) = completion
         && matches!(completion.commandTag, CMDTAG_COPY | CMDTAG_SELECT | CMDTAG_REFRESH_MATERIALIZED_VIEW)
     {

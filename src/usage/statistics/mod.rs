@@ -20,7 +20,7 @@
 
 mod file;
 mod functions;
-mod measure;
+pub(crate) mod measure;
 mod table;
 
 pub(crate) use measure::{at_subtransaction_abort, at_transaction_end, check_prepare};
