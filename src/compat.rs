@@ -173,3 +173,89 @@ pub(crate) mod executor_run {
         }
     }
 }
+
+/// The hook where PostgreSQL has checked the privileges of a query's relations, which 16 gave a list of their own.
+pub(crate) mod permission_check {
+    use crate::backend::Local;
+    use crate::error::{Error, guarded};
+    use pgrx::pg_sys::{self, Oid};
+    use std::cell::Cell;
+
+    /// Of a relation, and of the role whose rights count there (a view's owner) or InvalidOid for the current one: whether `Check` is asked.
+    pub(crate) type Suspect = unsafe fn(Oid, Oid) -> bool;
+    /// Of the same: why the query may not go on.
+    pub(crate) type Check = unsafe fn(Oid, Oid) -> Result<(), Error>;
+
+    static NEXT: Local<Cell<pg_sys::ExecutorCheckPerms_hook_type>> = Local::new(Cell::new(None));
+    static ASKED: Local<Cell<Option<(Suspect, Check)>>> = Local::new(Cell::new(None));
+
+    /// Asks `suspect`, in a frame that owns nothing, and where it says so `check`, of every relation of every query.
+    pub(crate) fn install(suspect: Suspect, check: Check) {
+        ASKED.set(Some((suspect, check)));
+        // SAFETY: called once, from _PG_init, on the backend's thread.
+        unsafe {
+            NEXT.set(pg_sys::ExecutorCheckPerms_hook);
+            pg_sys::ExecutorCheckPerms_hook = Some(run);
+        }
+    }
+
+    /// False, or an error, if one of the relations may not be reached.
+    ///
+    /// # Safety
+    /// A live list of what the hook is given, in a frame that owns nothing.
+    unsafe fn check(relations: *mut pg_sys::List, report: bool) -> bool {
+        // SAFETY: by the contract above; the list is as long as it says.
+        unsafe {
+            let (false, Some((suspect, check))) = (pg_sys::ParallelWorkerNumber >= 0, ASKED.get()) else {
+                return true; // the leader has checked
+            };
+            let length = relations.as_ref().map_or(0, |list| list.length as usize);
+            for position in 0..length {
+                let Some((relation, role)) = read((*(*relations).elements.add(position)).ptr_value) else { continue };
+                if suspect(relation, role)
+                    && !guarded(|| match check(relation, role) {
+                        Err(error) if report => Err(error),
+                        outcome => Ok(outcome.is_ok()),
+                    })
+                {
+                    return false;
+                }
+            }
+            true
+        }
+    }
+
+    /// A relation whose privileges are checked, and the role they are checked of.
+    ///
+    /// # Safety
+    /// An entry of the list that the hook is given.
+    #[inline(always)]
+    unsafe fn read(entry: *mut std::ffi::c_void) -> Option<(Oid, Oid)> {
+        // SAFETY: by the contract above.
+        unsafe {
+            #[cfg(feature = "pg15")]
+            {
+                let entry = &*entry.cast::<pg_sys::RangeTblEntry>();
+                let checked = entry.rtekind == pg_sys::RTEKind::RTE_RELATION && entry.requiredPerms != 0;
+                checked.then_some((entry.relid, entry.checkAsUser))
+            }
+            #[cfg(not(feature = "pg15"))]
+            {
+                let entry = &*entry.cast::<pg_sys::RTEPermissionInfo>();
+                Some((entry.relid, entry.checkAsUser))
+            }
+        }
+    }
+
+    #[cfg(feature = "pg15")]
+    unsafe extern "C-unwind" fn run(relations: *mut pg_sys::List, report: bool) -> bool {
+        // SAFETY: PostgreSQL hands every hook a live list; this frame owns nothing, so an error may jump over it.
+        unsafe { NEXT.get().is_none_or(|next| next(relations, report)) && check(relations, report) }
+    }
+
+    #[cfg(not(feature = "pg15"))]
+    unsafe extern "C-unwind" fn run(tables: *mut pg_sys::List, relations: *mut pg_sys::List, report: bool) -> bool {
+        // SAFETY: as above.
+        unsafe { NEXT.get().is_none_or(|next| next(tables, relations, report)) && check(relations, report) }
+    }
+}

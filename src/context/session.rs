@@ -76,7 +76,8 @@ pub(super) fn bypassing_name() -> String {
     name(if unsafe { pg_sys::has_bypassrls_privilege(login_role()) } { login_role() } else { chosen_role() })
 }
 
-fn name(role: pg_sys::Oid) -> String {
+/// A role's name, for messages.
+pub(crate) fn name(role: pg_sys::Oid) -> String {
     // SAFETY: returns a palloc'd string, or null for a role that was dropped under us.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);

@@ -4,6 +4,7 @@
 //! | module | guards |
 //! |---|---|
 //! | [`subject`] | who is guarded, and what |
+//! | [`bypass`] | protected tables, against functions and views of roles that bypass row security, and in a restore |
 //! | [`explain`] | what plans tell: EXPLAIN, debug_print_plan, auto_explain |
 //! | [`statements`] | LOCK TABLE, WITH HOLD, PREPARE, PREPARE TRANSACTION, LISTEN, ALTER ROLE |
 //! | [`objects`] | triggers and foreign keys on protected tables, temporary objects, functions that act on the session |
@@ -19,6 +20,7 @@
 //! is met as the client's own.
 
 mod advisory_locks;
+mod bypass;
 mod ddl_guard;
 mod explain;
 pub(crate) mod foreign_key_check;
@@ -33,6 +35,7 @@ pub(crate) use explain::check_explained;
 pub(crate) use held_cursors::close_strangers;
 
 pub(crate) fn init() {
+    bypass::init();
     ddl_guard::init();
     explain::init();
     objects::init();

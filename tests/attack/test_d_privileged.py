@@ -69,15 +69,198 @@ def test_D2_materialized_view(everywhere):
 
 
 @pytest.mark.still_open("any")
-def test_D3_function_of_a_superuser(everywhere):
-    """A SECURITY DEFINER function of a superuser reads every row, whatever its text is: the doctor names it."""
+# What a SECURITY DEFINER function of a superuser may be, and the statement that makes it read or write.
+DEFINERS = {
+    "dynamic": """CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER SET search_path = pg_catalog LANGUAGE plpgsql AS
+                  $$ BEGIN RETURN QUERY EXECUTE 'SELECT note FROM public.' || 'orders'; END $$""",
+    "static": """CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER STABLE SET search_path = pg_catalog LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN QUERY SELECT note FROM public.orders; END $$""",
+    "sql": """CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER STABLE LANGUAGE sql AS 'SELECT note FROM public.orders'""",
+    "joined": """CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER LANGUAGE sql AS
+                 $$ WITH o AS (SELECT * FROM public.orders) SELECT (SELECT o.note FROM o WHERE o.id = n) FROM (VALUES (11), (12), (21), (22), (23)) v(n) $$""",
+    "nested": """CREATE FUNCTION within() RETURNS SETOF text LANGUAGE sql AS 'SELECT note FROM public.orders';
+                 CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER LANGUAGE sql AS 'SELECT public.within()'""",
+    "writing": """CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER LANGUAGE sql AS
+                  'UPDATE public.orders SET amount = amount RETURNING note'""",
+    "cursor": """CREATE FUNCTION opened() RETURNS refcursor SECURITY DEFINER LANGUAGE plpgsql AS
+                 $$ DECLARE c refcursor := 'c'; BEGIN OPEN c FOR SELECT note FROM public.orders; RETURN c; END $$;
+                 CREATE FUNCTION everything() RETURNS SETOF text LANGUAGE plpgsql AS
+                 $$ DECLARE c refcursor := opened(); n text; BEGIN LOOP FETCH c INTO n; EXIT WHEN NOT FOUND; RETURN NEXT n; END LOOP; END $$""",
+}  # fmt: skip
+BY_COPY = """CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER LANGUAGE plpgsql AS
+             $$ BEGIN COPY public.orders (note) TO '/dev/null'; RETURN NEXT 'copied'; END $$"""
+
+
+@pytest.mark.parametrize("function", DEFINERS)
+def test_D3_function_of_a_superuser(everywhere, function):
+    """A SECURITY DEFINER function of a superuser runs past row security: on plain PostgreSQL it has every row."""
+    with everywhere.database.connect() as admin:
+        admin.execute(DEFINERS[function])
+    with everywhere.open() as session:
+        if everywhere.kind == PLAIN:
+            assert column(session, "SELECT everything()") == MINE + THEIRS
+            return
+        with raises("TN009", "cannot be reached with the rights of \"postgres\""):
+            session.execute("SELECT everything()")
+    assert reported(everywhere.database, "everything") or function == "cursor" and reported(everywhere.database, "opened")
+
+
+def test_D3_function_of_a_superuser_that_copies(everywhere):
+    """COPY asks no planner: the table goes out as it is."""
+    with everywhere.database.connect() as admin:
+        admin.execute(BY_COPY)
+    with everywhere.open() as session:
+        if everywhere.kind == PLAIN:
+            assert column(session, "SELECT everything()") == ["copied"]
+            return
+        with raises("TN009"):
+            session.execute("SELECT everything()")
+
+
+@pytest.mark.parametrize("owner", ["postgres", "amp_owner"])
+def test_D3_function_that_truncates(amp, owner):
+    """TRUNCATE is for the table's owner, who has no tenant; not for whoever may call a function of his."""
+    before = snapshot(amp)
+    with amp.connect() as admin:
+        admin.execute(f"""
+            CREATE FUNCTION emptied() RETURNS void SECURITY DEFINER LANGUAGE sql AS 'TRUNCATE public.orders';
+            ALTER FUNCTION emptied() OWNER TO {owner}""")
+    for context in "RESET amp.tenant_id", "SET amp.tenant_id = 't1'":
+        with amp.connect("amp_svc") as session:
+            session.execute(context)
+            with raises("TN004"):
+                session.execute("SELECT emptied()")
+    assert snapshot(amp) == before
+    with amp.connect("amp_owner") as owner:
+        owner.execute("SELECT emptied()")
+    assert snapshot(amp)[1] == []
+
+
+def test_D3_trigger_function_of_a_superuser(everywhere):
+    """On a table that is no tenant's: whoever writes there has the function write in protected ones."""
+    before = snapshot(everywhere.database)
     with everywhere.database.connect() as admin:
         admin.execute("""
-            CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER SET search_path = pg_catalog LANGUAGE plpgsql AS
-            $$ BEGIN RETURN QUERY EXECUTE 'SELECT note FROM public.' || 'orders'; END $$""")
+            CREATE TABLE visits (n int); GRANT INSERT ON visits TO amp_svc, amp_client;
+            CREATE FUNCTION visited() RETURNS trigger SECURITY DEFINER LANGUAGE plpgsql AS
+                $$ BEGIN DELETE FROM public.orders WHERE id = NEW.n; RETURN NEW; END $$;
+            CREATE TRIGGER visited AFTER INSERT ON visits FOR EACH ROW EXECUTE FUNCTION visited()""")
     with everywhere.open() as session:
+        if everywhere.kind == PLAIN:
+            session.execute("INSERT INTO visits VALUES (21)")
+        else:
+            with raises("TN009"):
+                session.execute("INSERT INTO visits VALUES (21)")
+    assert (snapshot(everywhere.database) == before) == (everywhere.kind != PLAIN)
+
+
+def test_D3_view_of_a_superuser_from_before(amp):
+    """A view without security_invoker that is there all the same: made with amp.allow_unsafe_ddl, or before the extension."""
+    amp.open_hole("CREATE VIEW everything AS SELECT note FROM public.orders; GRANT SELECT, DELETE ON everything TO amp_svc")
+    with amp.connect("amp_svc") as session:
+        session.execute("SET amp.tenant_id = 't1'")
+        for statement in "SELECT note FROM everything", "DELETE FROM everything", "COPY (SELECT * FROM everything) TO STDOUT":
+            with raises("TN009", "cannot be reached"):
+                session.execute(statement)
+
+
+def test_D3_without_a_context(amp):
+    """Before a tenant is known, and for who runs the platform, too: no row of any tenant."""
+    with amp.connect() as admin:
+        admin.execute(DEFINERS["dynamic"])
+    for role in "amp_svc", "amp_client", "amp_ops", "amp_owner":
+        with amp.connect(role) as session, raises("TN009"):
+            session.execute("SELECT everything()")
+    with amp.connect() as admin:
+        assert column(admin, "SELECT everything()") == MINE + THEIRS
+
+
+def test_D3_a_kept_plan_is_asked_each_time(amp, new_role):
+    """The function's plan was made, and used, while the session was its administrator's."""
+    administrator = new_role("SUPERUSER")
+    login = new_role(f"LOGIN IN ROLE {administrator}")
+    with amp.connect() as admin:
+        admin.execute(DEFINERS["static"])
+    with amp.connect(login) as session:
+        session.execute("SET plan_cache_mode = force_generic_plan")
+        for _ in range(3):
+            session.execute(f"SET ROLE {administrator}")
+            assert column(session, "SELECT everything()") == MINE + THEIRS
+            session.execute("RESET ROLE")
+            with raises("TN009"):
+                session.execute("SELECT everything()")
+
+
+def test_D3_a_superuser_says_that_it_is_meant(amp, new_role):
+    """amp.allow_bypass is the function's own; nobody else's statement has it."""
+    with amp.connect() as admin:
+        admin.execute(DEFINERS["dynamic"] + "; ALTER FUNCTION everything() SET amp.allow_bypass = on")
+        admin.execute(DEFINERS["sql"].replace("everything", "other"))
+        assert column(admin, "SELECT object FROM amp.doctor() WHERE finding LIKE '%(amp.allow_bypass)%'") == ["public.everything()"]
+    with amp.connect("amp_svc") as session:
+        session.execute("SET amp.tenant_id = 't1'")
         assert column(session, "SELECT everything()") == MINE + THEIRS
-    assert everywhere.kind == PLAIN or reported(everywhere.database, "everything")
+        assert notes(session) == MINE
+        with raises("TN009"):
+            session.execute("SELECT other()")
+        assert column(session, "SHOW amp.allow_bypass") == ["off"]
+
+
+def test_D3_nobody_else_can_say_it(amp, new_role):
+    """Neither a client nor the owner, in no way; and not for a role or a database."""
+    bypassing = new_role("LOGIN BYPASSRLS")
+    with amp.connect() as admin:
+        admin.execute(f"GRANT CREATE ON SCHEMA public TO amp_svc, {bypassing}")
+        admin.execute(f"GRANT SELECT ON orders TO {bypassing}")
+        admin.execute(DEFINERS["dynamic"] + f"; ALTER FUNCTION everything() OWNER TO {bypassing}")
+    for role in "amp_svc", "amp_owner", bypassing:
+        with amp.connect(role) as session:
+            for way in ("SET amp.allow_bypass = on", "SET LOCAL amp.allow_bypass = on", "SELECT set_config('amp.allow_bypass', 'on', true)",
+                        f"ALTER ROLE {role} SET amp.allow_bypass = on",
+                        "CREATE FUNCTION mine() RETURNS int LANGUAGE sql SET amp.allow_bypass = on AS 'SELECT 1'",
+                        "ALTER FUNCTION everything() SET amp.allow_bypass = on"):  # fmt: skip
+                with raises("42501"):
+                    session.execute(way)
+    with pytest.raises(psycopg.OperationalError, match="permission denied to set parameter"):
+        amp.connect("amp_svc", options="-c amp.allow_bypass=on")
+    with amp.connect() as admin:
+        with raises("55P02"):
+            admin.execute("ALTER SYSTEM SET amp.allow_bypass = on")
+        admin.execute(f"ALTER ROLE amp_svc SET amp.allow_bypass = on; ALTER DATABASE {amp.name} SET amp.allow_bypass = on")
+    try:
+        with amp.connect("amp_svc") as session:
+            assert column(session, "SHOW amp.allow_bypass") == ["off"]
+            with raises("TN009", f'rights of "{bypassing}"'):
+                session.execute("SELECT everything()")
+    finally:
+        with amp.connect() as admin:
+            admin.execute("ALTER ROLE amp_svc RESET amp.allow_bypass")
+
+
+def test_D3_other_tables_are_their_owners(amp):
+    """A function of a superuser reads what amp does not protect: with row security by hand, or none."""
+    with amp.connect() as admin:
+        admin.execute("""
+            CREATE TABLE logins (name text); INSERT INTO logins VALUES ('ann'); ALTER TABLE logins ENABLE ROW LEVEL SECURITY;
+            CREATE FUNCTION known(text) RETURNS boolean SECURITY DEFINER LANGUAGE sql AS 'SELECT EXISTS (SELECT FROM public.logins WHERE name = $1)'""")
+    with amp.connect("amp_svc") as session:
+        assert column(session, "SELECT known('ann')") == [True]
+
+
+def test_D3_foreign_keys_of_a_superusers_tables(amp):
+    """A key's own check and cascade act as the table's owner, a superuser here: they go on, within the tenant."""
+    with amp.connect() as admin:
+        admin.execute("ALTER TABLE parents OWNER TO postgres; ALTER TABLE orders OWNER TO postgres")
+    with amp.connect("amp_svc") as session:
+        session.execute("SET amp.tenant_id = 't1'")
+        session.execute("INSERT INTO orders (id, note, parent_id) VALUES (13, 'mine, three', 1)")
+        with raises("23503"):
+            session.execute("INSERT INTO orders (id, note, parent_id) VALUES (14, 'lost', 2)")
+        session.execute("UPDATE parents SET id = 7 WHERE id = 1")
+        assert column(session, "SELECT DISTINCT parent_id FROM orders") == [7]
+        session.execute("DELETE FROM parents WHERE id = 7")
+        assert notes(session) == []
+    assert [row[0] for row in snapshot(amp)[1]] == [21, 22, 23]
 
 
 def test_D6_a_role_that_creates_roles(everywhere, new_role, cluster):

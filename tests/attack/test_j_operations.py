@@ -24,17 +24,29 @@ def restored(database, dump, cluster):
     return copy
 
 
-@pytest.mark.still_open("any")
 def test_J1_restore_window(plain, amp, cluster):
     """A dump brings policies after the data: until it is done, and if only that much is restored, every row is there without any."""
     for database, setting in (plain, "app.tenant"), (amp, "amp.tenant_id"):
         whole, half = dumped(database, "postgres"), dumped(database, "postgres", "--section=pre-data", "--section=data")
         copy = restored(database, half.stdout, cluster)
-        with copy.connect("amp_svc") as session:
-            assert notes(session) == MINE + THEIRS
+        for role in "amp_svc", "amp_client":
+            with copy.connect(role) as session:
+                if database is plain:
+                    assert notes(session) == MINE + THEIRS
+                    continue
+                for attack in ("SELECT note FROM orders", "COPY orders TO STDOUT", "UPDATE orders SET amount = 0", "DELETE FROM orders",
+                               "INSERT INTO orders VALUES (1, 't2')", "SELECT count(*) FROM parents JOIN orders USING (tenant_id)"):  # fmt: skip
+                    with raises("55000", "is forced and not enabled"):
+                        session.execute(attack)
         if database is amp:
             with copy.connect() as admin:
                 assert column(admin, "SELECT count(*) > 0 FROM amp.doctor() WHERE code = 'row-security-off'") == [True]
+                assert notes(admin) == MINE + THEIRS
+                admin.execute("CREATE FUNCTION everything() RETURNS SETOF text SECURITY DEFINER LANGUAGE sql AS 'SELECT note FROM public.orders'")
+            with copy.connect("amp_svc") as session, raises("55000"):
+                session.execute("SELECT everything()")
+            with copy.connect("amp_owner") as owner:
+                assert notes(owner) == MINE + THEIRS  # who restores
         copy.drop()
         copy = restored(database, whole.stdout, cluster)
         with copy.connect() as admin:

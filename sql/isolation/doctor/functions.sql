@@ -43,7 +43,8 @@ BEGIN
     )
     SELECT CASE WHEN f.reading THEN 'error' ELSE 'warning' END, CASE WHEN f.reading THEN 'definer-function-reads' ELSE 'definer-function' END, f.named,
            CASE WHEN f.reading THEN format('It reads protected tables as %I, who bypasses row security, for whoever may call it.', f.owner)
-                ELSE format('It runs as %I, who bypasses row security, for whoever may call it.', f.owner) END,
+                ELSE format('It runs as %I, who bypasses row security, for whoever may call it.', f.owner)
+                     || CASE WHEN EXISTS (SELECT FROM unnest(f.proconfig) c WHERE c LIKE 'amp.allow\_bypass=%') THEN ' It reaches protected tables (amp.allow_bypass).' ELSE '' END END,
            format('ALTER ROUTINE %s SECURITY INVOKER', f.named)
     FROM (SELECT f.*, EXISTS (SELECT FROM reads r JOIN amp.protected_tables p ON p.relation = r.relation WHERE r.function = f.oid) AS reading
           FROM open f WHERE f.bypasses) f
