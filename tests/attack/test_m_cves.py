@@ -9,7 +9,7 @@ from world import MINE, THEIRS, column, notes, snapshot
 
 
 def test_M_2023_2454_create_schema_beside_a_search_path(plain, amp):
-    """CREATE SCHEMA with objects in it ran them under the session's search_path, not a SECURITY DEFINER function's."""
+    """Within CREATE SCHEMA, a SECURITY DEFINER function saw the new schema's objects, whatever search_path it sets."""
     for database in plain, amp:
         with database.connect() as admin:
             admin.execute(f"GRANT CREATE ON DATABASE {database.name} TO amp_svc")
@@ -21,7 +21,7 @@ def test_M_2023_2454_create_schema_beside_a_search_path(plain, amp):
 
 
 def test_M_2023_39417_quoting_in_the_install_script(plain_db):
-    """@extschema@ was put into scripts unquoted. amp's script has its own schema, and takes no other."""
+    """@extschema@ within quotes in a script: a schema's name ended them. amp's script has its own schema, and takes no other."""
     with plain_db.connect() as admin:
         admin.execute("""CREATE SCHEMA "x$$; ALTER ROLE amp_client SUPERUSER; --" """)
         with pytest.raises(psycopg.Error) as caught:
@@ -62,7 +62,7 @@ def test_M_2024_10976_row_security_below_a_subquery(new_role, everywhere):
 
 
 def test_M_2026_120154_rows_by_on_conflict(everywhere):
-    """ON CONFLICT DO UPDATE returned or wrote rows that the policies of SELECT hide (also CVE-2017-15099, CVE-2018-10925, CVE-2026-16237)."""
+    """ON CONFLICT DO UPDATE read or wrote rows despite policies (also CVE-2017-15099, CVE-2026-16237), columns by a view (CVE-2018-10925)."""
     before = snapshot(everywhere.database)
     got = []
     with everywhere.open() as session:
