@@ -10,7 +10,8 @@ import pytest
 
 from attackers import PLAIN
 from harness import raises
-from world import MINE, THEIRS, column, notes, snapshot
+from test_g_recovery import ENTRIES, HIDDEN
+from world import MINE, THEIRS, column, isolate_plainly, notes, snapshot
 
 # The releases of August 2026.
 AUGUST = {15: 150019, 16: 160015, 17: 170011, 18: 180006}
@@ -18,6 +19,13 @@ AUGUST = {15: 150019, 16: 160015, 17: 170011, 18: 180006}
 
 def has(session, releases):
     return session.info.server_version >= releases[session.info.server_version // 10000]
+
+
+def isolated(attacker, sql, *tables):
+    with attacker.database.connect("amp_owner") as owner:
+        owner.execute(sql)
+        for table in tables:
+            isolate_plainly(owner, table) if attacker.kind == PLAIN else owner.execute(f"SELECT amp.protect('{table}', fix => true)")
 
 
 @pytest.fixture
@@ -111,6 +119,142 @@ def test_M_2026_14666_plan_of_a_role_that_bypassed(new_role, plain, amp, attribu
             session.execute(f"SET {setting} = 't1'")
             assert notes(session) == MINE
             assert column(session, "EXECUTE q") == (MINE if has(session, AUGUST) else MINE + THEIRS)
+
+
+LEAK = """
+    CREATE FUNCTION own.leak(text, text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$;
+    CREATE OPERATOR own.<<< (FUNCTION = own.leak, LEFTARG = text, RIGHTARG = text, RESTRICT = scalarltsel, JOIN = scalarltjoinsel);
+"""
+
+
+@pytest.fixture
+def listen(everywhere):
+    """listen(session, query): what the planner showed to a leaky operator, as a set; the query may fail for want of privileges."""
+    with everywhere.database.connect() as admin:
+        admin.execute("CREATE SCHEMA own; GRANT ALL ON SCHEMA own TO PUBLIC")
+        admin.execute(LEAK)
+
+    def hear(session, query, sqlstate=None):
+        heard = []
+        session.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+        if sqlstate:
+            with raises(sqlstate):
+                session.execute(query)
+        else:
+            session.execute(query)
+        return set(heard)
+
+    return hear
+
+
+@pytest.mark.parametrize("granted", ["id, tenant_id", None])
+def test_M_2017_7484_statistics_without_a_privilege(everywhere, listen, granted):
+    """A leaky operator was given values of a column that the user may not read, before his privileges were asked (fixed in 9.6.3)."""
+    isolated(everywhere, ENTRIES, "entries")
+    with everywhere.database.connect("amp_owner") as owner:
+        owner.execute(f"ANALYZE entries; REVOKE ALL ON entries FROM {everywhere.role}")
+        if granted:
+            owner.execute(f"GRANT SELECT ({granted}) ON entries TO {everywhere.role}")
+    with everywhere.database.connect() as admin:
+        assert HIDDEN in listen(admin, "EXPLAIN SELECT FROM entries WHERE iban OPERATOR(own.<<<) 'x'")
+    with everywhere.open() as session:
+        for query in ("SELECT FROM entries WHERE iban OPERATOR(own.<<<) 'x'", "SELECT FROM (SELECT * FROM entries) s WHERE iban OPERATOR(own.<<<) 'x'",
+                      "SELECT FROM entries e JOIN entries f ON e.iban OPERATOR(own.<<<) f.iban"):
+            assert listen(session, query, "42501") == set()
+
+
+HIERARCHIES = {
+    "partitions": """
+        CREATE TABLE family (id int, tenant_id text COLLATE "C" NOT NULL, iban text COLLATE "C" NOT NULL, PRIMARY KEY (tenant_id, id))
+            PARTITION BY RANGE (id);
+        CREATE TABLE child PARTITION OF family FOR VALUES FROM (0) TO (1000);""",
+    "children": """
+        CREATE TABLE family (id int, tenant_id text COLLATE "C" NOT NULL, iban text COLLATE "C" NOT NULL, PRIMARY KEY (tenant_id, id));
+        CREATE TABLE child (PRIMARY KEY (tenant_id, id)) INHERITS (family);""",
+}
+
+
+@pytest.mark.parametrize("hierarchy", HIERARCHIES)
+def test_M_2025_8713_statistics_of_children(everywhere, listen, hierarchy):
+    """The statistics of partitions and children were shown to who may read the parent, despite its policies (fixed in 15.14)."""
+    isolated(everywhere, HIERARCHIES[hierarchy], "family", "child")
+    with everywhere.database.connect() as admin:
+        admin.execute(f"""
+            INSERT INTO child SELECT n, 't1', '----------------' FROM generate_series(1, 200) n;
+            INSERT INTO child SELECT n, 't2', '{HIDDEN}' FROM generate_series(201, 400) n;
+            ANALYZE family, child; GRANT SELECT ON family TO {everywhere.role}""")
+        assert HIDDEN in listen(admin, "EXPLAIN SELECT FROM family WHERE iban OPERATOR(own.<<<) 'x'")
+    with everywhere.open() as session:
+        for table in "family", "(SELECT * FROM family) s":
+            assert listen(session, f"SELECT FROM {table} WHERE iban OPERATOR(own.<<<) 'x'") == {"----------------"}
+        assert listen(session, "SELECT FROM child WHERE iban OPERATOR(own.<<<) 'x'", "42501") == set()
+
+
+def test_M_2025_8713_statistics_below_a_view(everywhere, listen):
+    """A view's owner may read the table and so its statistics, who reads the view may not: his privileges were asked too late (fixed in 15.14)."""
+    isolated(everywhere, ENTRIES, "entries")
+    with everywhere.database.connect() as admin:
+        admin.execute("ANALYZE entries")
+        everywhere.database.open_hole("CREATE VIEW all_entries AS SELECT * FROM entries")
+        assert HIDDEN in listen(admin, "EXPLAIN SELECT FROM all_entries WHERE iban OPERATOR(own.<<<) 'x'")
+    with everywhere.open() as session:
+        assert listen(session, "SELECT FROM all_entries WHERE iban OPERATOR(own.<<<) 'x'", "42501") == set()
+
+
+VIEWS = ["SELECT amount, parent_id, note, tenant_id, id FROM orders", "SELECT note, id, tenant_id FROM orders",
+         "SELECT amount + 1 AS more, note, amount, id, tenant_id, upper(note) AS loud FROM orders"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_M_2018_10925_on_conflict_through_a_view(everywhere, view):
+    """ON CONFLICT DO UPDATE through a view with other columns than the table wrote columns that were not granted, and memory (fixed in 10.5)."""
+    with everywhere.database.connect() as admin:
+        admin.execute(f"REVOKE UPDATE ON orders FROM {everywhere.role}; GRANT UPDATE (note) ON orders TO {everywhere.role}")
+    before = snapshot(everywhere.database)[1]
+    with everywhere.open() as session:
+        session.execute(f"CREATE TEMP VIEW seen AS {view}")
+        key, tenants = ("id", ["t1", "t2"]) if everywhere.kind == PLAIN else ("tenant_id, id", ["t2"])
+        insert = f"INSERT INTO seen AS s (id, tenant_id, note) VALUES ({{}}, '{{}}', 'new') ON CONFLICT ({key}) DO UPDATE SET {{}}"
+        assert column(session, insert.format(11, "t1", "note = concat_ws(', ', s.note, excluded) RETURNING note"))[0].startswith("mine, (")
+        assert column(session, insert.format(11, "t1", "note = concat_ws(', ', excluded.id, excluded.note) RETURNING note")) == ["11, new"]
+        for column_of in {"id", "tenant_id", "amount", "parent_id"} & set(re.findall(r"\w+", view)):
+            with raises("42501"):
+                session.execute(insert.format(11, "t1", f"{column_of} = excluded.{column_of}"))
+        for tenant in tenants:
+            with pytest.raises(psycopg.Error) as caught:
+                session.execute(insert.format(21, tenant, "note = s.note || 'x' RETURNING note"))
+            assert caught.value.sqlstate in ("42501", "23505") and "secret" not in str(caught.value)
+    assert snapshot(everywhere.database)[1] == [(*row[:2], "11, new", *row[3:]) if row[0] == 11 else row for row in before]
+
+
+MOVED = """
+    CREATE TABLE moved (id int, tenant_id text COLLATE "C" NOT NULL, hidden text, at int, note text, PRIMARY KEY (tenant_id, id, at))
+        PARTITION BY RANGE (at);
+    CREATE TABLE moved_1 PARTITION OF moved FOR VALUES FROM (0) TO (100);
+    CREATE TABLE moved_2 (note text NOT NULL CHECK (note <> 'bad'), at int NOT NULL, dropped int, hidden text, id int NOT NULL, tenant_id text COLLATE "C" NOT NULL);
+    ALTER TABLE moved_2 DROP COLUMN dropped;
+    ALTER TABLE moved ATTACH PARTITION moved_2 FOR VALUES FROM (100) TO (200);
+    INSERT INTO moved VALUES (1, 't1', 'hidden value', 1, 'mine'), (1, 't2', 'secret', 1, 'theirs');
+"""
+
+
+@pytest.mark.parametrize("secured", [True, False])
+def test_M_2021_3393_row_that_moves_to_another_partition(everywhere, secured):
+    """The error of a row that moves to a partition with other column positions showed columns that may not be read (fixed in 13.2).
+
+    With row security there is no DETAIL at all, so that the hole itself was in tables without it.
+    """
+    isolated(everywhere, MOVED, *["moved"] if secured else [])
+    with everywhere.database.connect("amp_owner") as owner:
+        owner.execute(f"GRANT SELECT (id, tenant_id, at), UPDATE (at, note) ON moved TO {everywhere.role}")
+    told = []
+    with everywhere.open() as session:
+        for attack in "UPDATE moved SET at = 150, note = 'bad' WHERE id = 1", "UPDATE moved SET note = NULL, at = 150 WHERE id = 1":
+            with raises("23514" if "bad" in attack else "23502") as caught:
+                session.execute(attack)
+            told.append(caught.value.diag.message_detail)
+            assert "hidden value" not in str(caught.value) and "secret" not in str(caught.value)
+    assert told == [None, None] if secured else all("Failing row contains (id, tenant_id, at" in text for text in told)
 
 
 def test_M_2023_2454_create_schema_beside_a_search_path(plain, amp):
