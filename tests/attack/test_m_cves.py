@@ -10,7 +10,9 @@ import pytest
 
 from attackers import PLAIN
 from harness import raises
+from test_d_privileged import reported
 from test_g_recovery import ENTRIES, HIDDEN
+from test_j_operations import PATCHED
 from world import MINE, THEIRS, column, isolate_plainly, notes, snapshot
 
 # The releases of August 2026.
@@ -257,16 +259,32 @@ def test_M_2021_3393_row_that_moves_to_another_partition(everywhere, secured):
     assert told == [None, None] if secured else all("Failing row contains (id, tenant_id, at" in text for text in told)
 
 
-def test_M_2023_2454_create_schema_beside_a_search_path(plain, amp):
-    """Within CREATE SCHEMA, a SECURITY DEFINER function saw the new schema's objects, whatever search_path it sets."""
-    for database in plain, amp:
-        with database.connect() as admin:
-            admin.execute(f"GRANT CREATE ON DATABASE {database.name} TO amp_svc")
-            admin.execute("CREATE FUNCTION fixed() RETURNS text SECURITY DEFINER SET search_path = pg_catalog LANGUAGE sql AS "
-                          "$$ SELECT current_setting('search_path') $$")
-        with database.connect("amp_svc") as svc:
-            svc.execute("CREATE SCHEMA own CREATE VIEW v AS SELECT public.fixed() AS path")
-            assert column(svc, "SELECT path FROM own.v") == ["pg_catalog"]
+HELPED = """
+    CREATE SCHEMA helpers;
+    CREATE FUNCTION helpers.answer() RETURNS text LANGUAGE sql AS $$ SELECT 'right' $$;
+    CREATE FUNCTION helped() RETURNS text SECURITY DEFINER SET search_path = pg_catalog, helpers LANGUAGE plpgsql AS $$ BEGIN RETURN answer(); END $$;
+    REVOKE ALL ON SCHEMA helpers FROM PUBLIC;
+"""
+
+
+def test_M_2023_2454_create_schema_beside_a_search_path(everywhere):
+    """Within CREATE SCHEMA, a SECURITY DEFINER function called what was in its caller's search_path, whatever path it sets (fixed in 15.3).
+
+    A bound of a partition is an expression that CREATE SCHEMA computes.
+    """
+    with everywhere.database.connect() as admin:
+        admin.execute(f"GRANT CREATE ON DATABASE {everywhere.database.name} TO {everywhere.role}")
+        admin.execute(HELPED)
+    with everywhere.open() as session:
+        session.execute("""
+            CREATE SCHEMA mine;
+            CREATE FUNCTION mine.answer() RETURNS text LANGUAGE plpgsql AS
+                $$ BEGIN RETURN current_user || ': ' || (SELECT string_agg(note, ', ') FROM public.orders); END $$;
+            SET search_path = mine, public""")
+        assert "right" not in column(session, "SELECT answer()")[0]
+        session.execute("CREATE SCHEMA own CREATE TABLE parts (k text) PARTITION BY LIST (k) "
+                        "CREATE TABLE part PARTITION OF own.parts FOR VALUES IN (public.helped())")
+        assert column(session, "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = 'own.part'::regclass") == ["FOR VALUES IN ('right')"]
 
 
 def test_M_2023_39417_quoting_in_the_install_script(plain_db):
@@ -336,6 +354,79 @@ def test_M_2024_10978_role_after_a_rollback(new_role, everywhere, way):
         assert notes(session) == ["mine"]
         with raises("42501"):
             session.execute("UPDATE orders SET amount = amount")
+
+
+MATCHES = """
+    CREATE FUNCTION own.matches(text, text) RETURNS bool LANGUAGE sql AS 'SELECT $1 = $2';
+    CREATE OPERATOR own.~~~ (FUNCTION = own.matches, LEFTARG = text, RIGHTARG = text, RESTRICT = {});
+"""
+
+
+@pytest.mark.parametrize("estimator", ["_int_matchsel", "_int_contains_sel", "_int_overlap_sel"])
+def test_M_2026_2004_estimator_of_intarray(everywhere, estimator):
+    """An estimator of intarray took an operator's text for its own type, and so ran what is in it (fixed in 15.16 and 18.2).
+
+    Since then an extension's estimator is for a superuser to use, and looks at what it is given.
+    """
+    isolated(everywhere, ENTRIES, "entries")
+    with everywhere.database.connect() as admin:
+        admin.execute("CREATE EXTENSION intarray; ANALYZE entries; CREATE SCHEMA own; GRANT ALL ON SCHEMA own TO PUBLIC")
+    with everywhere.open() as session:
+        with raises("42501"):
+            session.execute(MATCHES.format(f"public.{estimator}"))
+        with everywhere.database.connect() as admin:  # an operator that is older than the fix
+            admin.execute(MATCHES.format(f"public.{estimator}"))
+        for value in "'x'", "repeat('A', 3000)", "'-'", f"'{HIDDEN}'":
+            assert column(session, f"SELECT iban FROM entries WHERE iban OPERATOR(own.~~~) {value}") == []
+
+
+@pytest.mark.still_open("any")
+def test_M_2026_120146_reassigned_to_a_role_that_cannot_be_taken(new_role, plain, amp):
+    """REASSIGN OWNED gave a view to a role whose privileges are inherited, though SET ROLE to it is refused (fixed in 16.16 and 18.7).
+
+    On an older server the view shows every tenant's rows if that role bypasses row security, under amp, too: the doctor names it.
+    """
+    for database, setting in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        bypass, member = new_role("BYPASSRLS IN ROLE amp_svc"), new_role("LOGIN IN ROLE amp_svc")
+        with database.connect() as admin:
+            if admin.info.server_version < 160000:
+                pytest.skip("every member may SET ROLE")
+            admin.execute(f"GRANT {bypass} TO {member} WITH INHERIT TRUE, SET FALSE; CREATE SCHEMA own; GRANT ALL ON SCHEMA own TO {member}, {bypass}")
+            if database is amp:
+                admin.execute(f"GRANT amp_service TO {member}")
+        with database.connect(member) as session:
+            session.execute(f"SET {setting} = 't1'; CREATE VIEW own.everything AS SELECT note FROM public.orders")
+            for refused in f"SET ROLE {bypass}", f"ALTER VIEW own.everything OWNER TO {bypass}":
+                with raises("42501"):
+                    session.execute(refused)
+            reassign = f"REASSIGN OWNED BY {member} TO {bypass}"
+            if has(session, PATCHED):
+                with raises("42501"):
+                    session.execute(reassign)
+                assert column(session, "SELECT note FROM own.everything") == MINE
+            else:
+                session.execute(reassign)
+                assert column(session, "SELECT note FROM own.everything") == MINE + THEIRS
+                assert database is plain or reported(amp, "own.everything")
+
+
+def test_M_2026_120146_database_of_a_role_without_createdb(new_role, everywhere):
+    """It also gives a database to a role that may not have one (fixed in 15.20 and 18.7): its owner sees no more, and sets no tenant for others."""
+    database, group = everywhere.database, new_role("NOLOGIN")
+    with database.connect() as admin:
+        admin.execute(f"ALTER DATABASE {database.name} OWNER TO {group}; GRANT {group} TO {everywhere.role}")
+    with everywhere.open() as session:
+        with raises("42501"):
+            session.execute(f"ALTER DATABASE {database.name} OWNER TO {everywhere.role}")
+        if has(session, PATCHED):
+            with raises("42501"):
+                session.execute(f"REASSIGN OWNED BY {group} TO {everywhere.role}")
+        else:
+            session.execute(f"REASSIGN OWNED BY {group} TO {everywhere.role}")
+        assert notes(session) == MINE
+        if everywhere.kind != PLAIN:
+            with raises("TN006"):
+                session.execute(f"ALTER DATABASE {database.name} SET amp.tenant_id = 't2'")
 
 
 def test_M_2026_120154_rows_by_on_conflict(everywhere):
