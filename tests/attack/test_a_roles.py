@@ -81,7 +81,7 @@ def test_K3_revoked_service_role(amp, new_role):
 
 
 def test_K3_table_privilege_revoked(amp, new_role):
-    """A role that gave the table's privileges is revoked under a cached plan (CVE-2026-14666)."""
+    """A role that gave the table's privileges is revoked under a cached plan."""
     service = new_role("LOGIN IN ROLE amp_svc, amp_service")
     with amp.connect(service, autocommit=False) as session, amp.connect() as admin:
         session.execute("SET amp.tenant_id = 't1'; PREPARE q AS SELECT note FROM orders")
