@@ -164,6 +164,83 @@ def test_C4_leaky_function_that_takes_no_column(plain, amp, probe, indexes):
     assert told["amp.tenant_id"] == []
 
 
+# Of an equation between what a hidden row's column decides and a column that is equated to the tenant's.
+EQUATED = """CASE WHEN {condition} THEN {deed} ELSE 't1' END COLLATE "C" = note COLLATE "C" AND note COLLATE "C" = {tenant} COLLATE "C" """
+SAMPLED = """SELECT FROM (VALUES (100.0::real, 'zz'), (100.0::real, 'zy')) s(percent, x),
+             LATERAL (SELECT * FROM orders TABLESAMPLE bernoulli(s.percent)) o WHERE CASE WHEN {condition} THEN {deed} ELSE 't1' END = s.x"""
+DERIVED = {
+    "equated": "SELECT FROM orders WHERE " + EQUATED,
+    "updated": "UPDATE orders SET amount = amount WHERE " + EQUATED,
+    "grouped": "SELECT note, tenant_id FROM orders GROUP BY note, tenant_id, amount, vip HAVING " + EQUATED,
+    "subselect": "SELECT FROM (SELECT * FROM orders) o, parents p WHERE o.tenant_id = p.tenant_id AND " + EQUATED.replace("{tenant}", "p.tenant_id"),
+    "joined": "SELECT FROM orders LEFT JOIN parents p USING (tenant_id) WHERE " + EQUATED,
+    "outer": "SELECT FROM parents p LEFT JOIN orders ON " + EQUATED.replace("{tenant}", "orders.tenant_id"),
+    "outer, constant": "SELECT FROM parents p LEFT JOIN orders ON p.tenant_id = CASE WHEN {condition} THEN {deed} ELSE 't1' END COLLATE \"C\"",
+    "full": "SELECT FROM parents p FULL JOIN orders ON p.tenant_id = CASE WHEN {condition} THEN {deed} ELSE 't1' END COLLATE \"C\"",
+    "full, coalesced": "SELECT FROM parents p FULL JOIN orders ON p.tenant_id = CASE WHEN {condition} THEN {deed} ELSE 't1' END COLLATE \"C\""
+                       " WHERE COALESCE(p.tenant_id, CASE WHEN {condition} THEN {deed} ELSE 't1' END COLLATE \"C\") = 't1'",
+    "in": "SELECT FROM orders WHERE CASE WHEN {condition} THEN {deed} ELSE 't1' END IN (SELECT 'zz' UNION ALL SELECT 'zy') AND note = tenant_id",
+    "barrier": "CREATE OR REPLACE TEMP VIEW barrier WITH (security_barrier) AS SELECT * FROM orders WHERE " + EQUATED
+               + "; UPDATE barrier SET amount = amount; SELECT * FROM barrier",
+    "inlined": "SELECT FROM orders WHERE pg_temp.inlined(note, amount) = note COLLATE \"C\" AND note COLLATE \"C\" = tenant_id",
+    "sampled": SAMPLED,
+    "sampled, equated": SAMPLED + " AND note = tenant_id",
+}  # fmt: skip
+DEEDS = {"error": "(SELECT (1 / (random() * 0)::int)::text)", "notice": "pg_temp.told()", "constant function": "(1 / pg_temp.zero())::text"}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("query", DERIVED)
+def test_C4_derived_equations(plain, amp, query, deed):
+    """An equivalence class has its best member's security level: with `note = tenant_id` the policy's own, and cost decides which is asked first."""
+    told = {}
+    for database, name in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        with database.connect() as admin:
+            admin.execute("ALTER TABLE orders ADD vip boolean; UPDATE orders SET vip = note = 'secret'")
+        heard = told[name] = []
+        with database.connect("amp_svc") as svc:
+            svc.add_notice_handler(lambda notice, heard=heard: heard.append(notice.message_primary))
+            svc.execute("""
+                CREATE FUNCTION pg_temp.told() RETURNS text COST 0.0000001 LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE NOTICE 'hit'; RETURN 't1'; END $$;
+                CREATE FUNCTION pg_temp.zero() RETURNS int COST 0.0000001 LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN 0; END $$;
+                CREATE FUNCTION pg_temp.inlined(text, int) RETURNS text LANGUAGE sql STABLE AS
+                    $$ SELECT CASE WHEN $1 = 'secret' THEN pg_temp.told() ELSE 't1' END COLLATE "C" $$""")
+            svc.execute(f"SET {name} = 't1'; SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off")
+            for cost in "0.0025", "0":
+                svc.execute(f"SET cpu_operator_cost = {cost}")
+                for condition in "vip", "note = 'secret'", "note >= 'secret'", "amount = 2":
+                    for statement in DERIVED[query].format(condition=condition, deed=DEEDS[deed], tenant="tenant_id").split(";"):
+                        try:
+                            svc.execute(statement)
+                        except psycopg.Error as error:
+                            heard.append(error.sqlstate)
+    assert told["amp.tenant_id"] == []
+    # The rest depends on the version of PostgreSQL, which finds no way to some.
+    assert told["app.tenant"] or query.startswith(("in", "outer", "full")) or query.startswith("sampled") and deed == "constant function"
+
+
+def test_C4_an_index_that_is_asked_only_if_another_has_found_something(plain, amp):
+    """Bitmaps of two indexes are combined: the second one's key is computed only if the first bitmap is not empty, hidden rows included."""
+    told = {}
+    for database, name in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        with database.connect("amp_owner") as owner:
+            owner.execute("CREATE INDEX ON orders (note); CREATE INDEX ON orders (amount)")
+        with database.connect() as admin:
+            admin.execute("""INSERT INTO orders SELECT n, 't1', 'filler ' || n % 400, n % 400 FROM generate_series(100, 20000) n""")
+            admin.execute("VACUUM ANALYZE orders")
+        heard = told[name] = []
+        with database.connect("amp_svc") as svc:
+            svc.execute(f"SET {name} = 't1'; SET enable_indexscan = off; SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+            svc.execute("PREPARE probe AS SELECT FROM orders WHERE note = $1 AND amount = (SELECT 1 / (random() * 0)::int)")
+            for value in "secret", "zzz", "filler 7":
+                try:
+                    svc.execute(f"EXECUTE probe('{value}')")
+                except psycopg.Error as error:
+                    heard.append((value, error.sqlstate))
+    assert told["app.tenant"] == [("secret", "22012"), ("filler 7", "22012")]
+    assert told["amp.tenant_id"] in ([("filler 7", "22012")], [(value, "22012") for value in ("secret", "zzz", "filler 7")])
+
+
 def test_C4_own_functions_and_tables_tell_nothing(amp):
     """amp's leakproof functions with a hidden column's value for an argument, and conditions on amp's own tables."""
     heard = []
