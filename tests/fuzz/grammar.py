@@ -323,6 +323,40 @@ class Grammar:
             f"DELETE FROM accounts WHERE id = {self.key(n)} RETURNING *",
         )
 
+    @makes("derived", 3, lambda grammar: grammar.world.raising)
+    def _(self):
+        """An equation that fails for a hidden row, beside others from which PostgreSQL derives conditions; and a key that fails."""
+        table = self.pick("accounts", "orders", "items", "tickets")
+        numbers, texts = self.COLUMNS[table]
+        own, type_ = f"'{self.world.tenants[0]}'::{self.world.tenant_type}", self.world.tenant_type
+        collation = ' COLLATE "C"' if type_ == "text" else ""
+        n = self.pick(*HOT)
+        hidden = self.pick(*(f"{column} = {self.value_of(n)}" for column in texts), *(f"{number} = {n}" for number in numbers))
+        fails = self.pick("(SELECT (1 / (random() * 0)::int)::text)", "(SELECT NULL WHERE leak('it is there'::text))") + f"::{type_}"
+        told = f"CASE WHEN {hidden} THEN {fails} ELSE {own} END{collation}"
+        column = {"text": self.pick(*texts), "bigint": "id" if table != "accounts" or self.world.key_type == "bigint" else "amount", "uuid": "tenant_id"}[type_]
+        forms = [
+            f"{told} = {column}{collation} AND {column}{collation} = tenant_id",
+            f"{told} = tenant_id",
+            f"tenant_id = {told} AND {column}{collation} = {own}",
+            f"{told} = o.x",
+        ]
+        where = self.pick(*forms)
+        if where == forms[3]:
+            source = f"(VALUES (100.0::real, {own}), (100.0::real, {own})) o(p, x), LATERAL (SELECT * FROM {table} TABLESAMPLE bernoulli(o.p)) t"
+        else:
+            source = self.pick(table, f"{table} JOIN accounts a USING (tenant_id)") if column == "tenant_id" else table
+        statement = f"SELECT count(*) FROM {source} WHERE {where}"
+        if source == table and self.one_in(3):
+            statement = self.pick(
+                f"UPDATE {table} SET id = id WHERE {where}",
+                f"SELECT count(*) FROM {table} WHERE {self.pick(*texts)} = {self.value_of(n)} AND id::text = (SELECT (1 / (random() * 0)::int)::text)",
+            )
+        settings = [f"SET {setting}" for setting in ("cpu_operator_cost = 0", "enable_indexscan = off", "enable_bitmapscan = off", "enable_indexonlyscan = off")]
+        settings = [setting for setting in settings if self.one_in(2)]
+        resets = [f"RESET {setting.split()[1]}" for setting in settings]
+        return [Statement("derived", sql) for sql in (*settings, statement, *resets)]
+
     @makes("on conflict", 4)
     def _(self):
         n, m = self.new(), next(self.fresh)
