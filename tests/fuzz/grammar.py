@@ -589,7 +589,8 @@ class Grammar:
         self.cursors.append(name)
         table = self.table()
         lock = " FOR UPDATE" if not hold and table != "order_list" and self.one_in(2) else ""
-        scroll = self.pick("SCROLL ", "NO SCROLL ", "") if not lock else ""
+        # With neither the plan decides.
+        scroll = self.pick("SCROLL ", "NO SCROLL ", *([""] if self.world.ordered else [])) if not lock else ""
         return (
             f"DECLARE {name} {scroll}CURSOR {'WITH HOLD ' if hold else ''}FOR"
             f" SELECT * FROM {table} WHERE {self.condition(table, 1)} ORDER BY id, {table}::text{lock}"
