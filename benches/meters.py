@@ -52,7 +52,7 @@ def load(server, rows):
                 SELECT count(*) FROM amp.protect('{table}');
                 {meter.format(table=table)}""")
     for schema in ["loads", *METERS]:
-        server.sql(f"GRANT USAGE ON SCHEMA {schema} TO bench_service; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO bench_service")
+        server.sql(f"GRANT USAGE ON SCHEMA {schema} TO bench_service; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO bench_service")
 
 
 def _file(server):
