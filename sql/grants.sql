@@ -105,7 +105,7 @@ GRANT EXECUTE ON FUNCTION
     amp.make_gate(amp.approval_gates), amp.gate_part(regclass, regclass), amp.register_gate(amp.approval_gates), amp.forget_gate(regclass),
     amp.assert_owner(regclass, oid), amp.assert_table(regclass, oid), amp.assert_metric(text), amp.assert_permissions(text[]), amp.tenant_function(regclass, name),
     amp.qualified(regclass), amp.descendants(regclass), amp.policies(regclass, name, text, text, text, text, text, boolean),
-    amp.plain_foreign_keys(regclass),
+    amp.plain_foreign_keys(regclass), amp.tells_apart(oid, oid),
     amp.compose_foreign_key(name, regclass, regclass, name, name, name[], name[], text, boolean),
     amp.foreign_indexes(regclass, name), amp.has_tenant_index(regclass, name), amp.rebuild_indexes(regclass, name, boolean),
     amp.refuse_truncate(), amp.count_inserted(), amp.meter_row(text, text, regclass), amp.meter_row(text, uuid, regclass),

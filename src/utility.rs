@@ -1,7 +1,7 @@
 //! PostgreSQL's hook for utility statements, and what of this library stands in it.
 
 use crate::backend::Local;
-use crate::isolation::{foreign_key_check, statements};
+use crate::isolation::{ddl_guard, foreign_key_check, statements};
 use crate::usage::statistics::measure;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -22,7 +22,8 @@ unsafe extern "C-unwind" {
 }
 
 /// The outermost first: what is refused costs nothing that anybody measures.
-const HANDLERS: [unsafe fn(Call); 3] = [statements::utility, foreign_key_check::utility, measure::utility];
+const HANDLERS: [unsafe fn(Call); 4] =
+    [statements::utility, ddl_guard::utility, foreign_key_check::utility, measure::utility];
 
 static NEXT: Local<Cell<pg_sys::ProcessUtility_hook_type>> = Local::new(Cell::new(None));
 

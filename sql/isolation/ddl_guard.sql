@@ -4,9 +4,8 @@
 -- and every new error refuses it. So a hole that was there already stops nobody, a statement that closes one of two passes, and there is no second
 -- list of what is safe. What he would have found before is asked for only if there is an error now: the catalogs still have it (src/isolation/ddl_guard.rs).
 --
--- Two things are let pass on purpose. A registered table whose row security is not complete yet is wide open anyhow, and a key or grant on it tells
--- nothing more: that is what a table looks like while a dump is restored. And a table that a statement has put under the policies, a part that is attached,
--- is safer than it was, whatever keys it brings along.
+-- One thing is let pass on purpose: a registered table whose row security is not complete yet is wide open anyhow, and a key or grant on it tells
+-- nothing more. That is what a table looks like while a dump is restored.
 --
 -- A new table of a protected schema may be protected, or shared, until its transaction ends: nobody else sees it before.
 
@@ -26,6 +25,10 @@ COMMENT ON FUNCTION amp.catalogs_at(text, text, oid[], oid[]) IS
 CREATE FUNCTION amp.granted_relations(command pg_ddl_command) RETURNS oid[]
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'amp_granted_relations';
 COMMENT ON FUNCTION amp.granted_relations(pg_ddl_command) IS 'Internal: the tables that a GRANT was about.';
+
+CREATE FUNCTION amp.granted_functions(command pg_ddl_command) RETURNS oid[]
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'amp_granted_functions';
+COMMENT ON FUNCTION amp.granted_functions(pg_ddl_command) IS 'Internal: the functions and procedures that a GRANT was about.';
 
 CREATE FUNCTION amp.unsafe_ddl_allowed() RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'amp_unsafe_ddl_allowed';
@@ -52,11 +55,31 @@ BEGIN
             OR EXISTS (SELECT FROM amp.protected_schemas s JOIN pg_namespace n ON n.nspname = s.schema WHERE n.oid = c.relnamespace)
             OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
             OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
-            OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f')));
+            OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f')
+            OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)));
 END
 $$;
 COMMENT ON FUNCTION amp.relations_of(oid[], oid[]) IS
 'Internal: the relations that these objects (catalog and object id) are or belong to, as far as they can have to do with protected ones.';
+
+CREATE FUNCTION amp.functions_over(relations oid[], functions oid[]) RETURNS oid[]
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN ARRAY(
+        WITH RECURSIVE over(class, id) AS (
+            SELECT 'pg_class'::regclass::oid, r.oid FROM unnest(relations) r(oid)
+            UNION SELECT 'pg_proc'::regclass::oid, f.oid FROM unnest(functions) f(oid)
+            UNION
+            SELECT CASE WHEN w.oid IS NULL THEN d.classid ELSE 'pg_class'::regclass::oid END, coalesce(w.ev_class, d.objid)
+            FROM over o
+            JOIN pg_depend d ON d.refclassid = o.class AND d.refobjid = o.id AND d.classid IN ('pg_proc'::regclass, 'pg_rewrite'::regclass)
+            LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+        )
+        SELECT o.id FROM over o WHERE o.class = 'pg_proc'::regclass);
+END
+$$;
+COMMENT ON FUNCTION amp.functions_over(oid[], oid[]) IS
+'Internal: these functions, and those whose parsed bodies reach them or the relations, through views and other functions.';
 
 CREATE FUNCTION amp.ddl_errors(relations oid[], functions oid[]) RETURNS jsonb
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
@@ -84,19 +107,18 @@ $$;
 COMMENT ON FUNCTION amp.family_errors(oid[], oid[]) IS
 'Internal: the errors that doctor() finds in these relations without locking any but the second ones; NULL for none.';
 
-CREATE FUNCTION amp.unguarded(relations oid[], protected oid[]) RETURNS oid[]
+CREATE FUNCTION amp.unguarded(relations oid[]) RETURNS oid[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN ARRAY(
-        SELECT c.oid FROM pg_class c LEFT JOIN amp.protected_tables p ON p.relation = c.oid
-        WHERE c.oid = ANY (relations) AND CASE
-            WHEN p.relation IS NULL THEN c.oid = ANY (protected)
-            ELSE NOT (c.relrowsecurity AND c.relforcerowsecurity
-                      AND EXISTS (SELECT FROM pg_policy o WHERE o.polrelid = c.oid AND o.polname = 'amp_tenant')) END);
+        SELECT c.oid FROM pg_class c JOIN amp.protected_tables p ON p.relation = c.oid
+        WHERE c.oid = ANY (relations)
+          AND NOT (c.relrowsecurity AND c.relforcerowsecurity
+                   AND EXISTS (SELECT FROM pg_policy o WHERE o.polrelid = c.oid AND o.polname = 'amp_tenant')));
 END
 $$;
-COMMENT ON FUNCTION amp.unguarded(oid[], oid[]) IS
-'Internal, asked of the catalogs before a statement: those of the relations that were registered without row security, or not registered though they are protected now.';
+COMMENT ON FUNCTION amp.unguarded(oid[]) IS
+'Internal, asked of the catalogs before a statement: those of the relations that were registered without row security.';
 
 CREATE FUNCTION amp.opened(moment text, relations oid[], functions oid[]) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -114,9 +136,7 @@ BEGIN
     END IF;
     family := amp.catalogs_at('now', 'SELECT amp.relatives($1)::text', relations, '{}')::oid[];
     excused := ARRAY(
-        SELECT amp.qualified(u) FROM unnest(amp.catalogs_at(
-            moment, 'SELECT amp.unguarded($1, $2)::text', coalesce(family, '{}'),
-            ARRAY(SELECT p.relation::oid FROM amp.protected_tables p WHERE p.relation = ANY (family)))::oid[]) u);
+        SELECT amp.qualified(u) FROM unnest(amp.catalogs_at(moment, 'SELECT amp.unguarded($1)::text', coalesce(family, '{}'), '{}')::oid[]) u);
     -- A new part is no relative of anything yet, before the statement: what was open in its parents was so then.
     before := coalesce(amp.catalogs_at(moment, errors, relations, functions)::jsonb, '[]')
            || coalesce(amp.catalogs_at(moment, 'SELECT amp.family_errors($1, $2)::text', coalesce(family, relations), relations)::jsonb, '[]');
@@ -165,6 +185,8 @@ BEGIN
             WHEN found ->> 'code' LIKE 'grant-%' THEN 'Grant SELECT, INSERT, UPDATE and DELETE: ALL gives more.'
             WHEN found ->> 'code' = 'view-without-security-invoker' THEN 'Make it WITH (security_invoker = true).'
             WHEN found ->> 'code' = 'materialized-view' THEN 'Make a view WITH (security_invoker = true), or a table that you fill and protect.'
+            WHEN found ->> 'code' = 'rule-acts-as-owner' THEN 'Make a trigger that does it, with the rights of who writes.'
+            WHEN found ->> 'code' = 'foreign-key-sets-tenant' THEN 'Name the other columns: ON DELETE SET DEFAULT (column).'
             WHEN found ->> 'code' IN ('key-without-tenant', 'foreign-key-without-tenant') THEN 'Put the tenant column in front of the key, on both sides of a foreign key.'
             WHEN found ->> 'code' IN ('row-security-off', 'policy-changed', 'truncate-unguarded', 'tenant-column-missing', 'tenant-column-nullable')
                 THEN format('SELECT * FROM amp.unprotect(%L) takes the protection of the table away.', regexp_replace(found ->> 'object', '^policy amp_\w+ on ', ''))
@@ -215,17 +237,42 @@ CREATE CONSTRAINT TRIGGER amp_finished AFTER INSERT ON amp.unfinished_tables DEF
     FOR EACH ROW EXECUTE FUNCTION amp.assert_finished();
 ALTER TABLE amp.unfinished_tables ENABLE ALWAYS TRIGGER amp_finished;
 
+CREATE FUNCTION amp.refuse_if_opened(command text, relations oid[], functions oid[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    opened jsonb;
+    later jsonb;
+BEGIN
+    -- Errors are found in what a function reaches, too.
+    functions := coalesce(amp.catalogs_at('now', 'SELECT amp.functions_over($1, $2)::text', relations, functions)::oid[], functions);
+    IF relations = '{}' AND functions = '{}' THEN
+        RETURN;
+    END IF;
+    SELECT jsonb_agg(o.document) FILTER (WHERE o.document ->> 'code' <> ALL (amp.finished_later())),
+           jsonb_agg(o.document) FILTER (WHERE o.document ->> 'code' = ANY (amp.finished_later()))
+    INTO opened, later
+    FROM jsonb_array_elements(amp.opened('statement', relations, functions)) o(document);
+    IF opened IS NOT NULL THEN
+        PERFORM amp.refuse_opened(command, opened);
+    END IF;
+    IF later IS NOT NULL THEN
+        INSERT INTO amp.unfinished_tables SELECT unnest(relations);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION amp.refuse_if_opened(text, oid[], oid[]) IS
+'Internal: fails if doctor() finds an error in these relations and functions, or in functions over them, that was not there before the statement. Errors: TN008.';
+
 -- As the extension's owner, for whoever runs the statement need not be able to read the registry (row_security = off), and must not be able to write the
 -- audit log. It only reads catalogs, and runs nobody's code.
 CREATE FUNCTION amp.refuse_unsafe_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    parts CONSTANT text := 'SELECT ARRAY(SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = ANY ($1))::text';
     classes oid[];
     objects oid[];
     relations oid[];
     functions oid[];
-    opened jsonb;
-    later jsonb;
 BEGIN
     IF TG_EVENT = 'ddl_command_end' THEN
         SELECT array_agg(d.classid), array_agg(d.objid), array_agg(d.objid) FILTER (WHERE d.classid = 'pg_proc'::regclass)
@@ -236,6 +283,9 @@ BEGIN
             UNION ALL
             SELECT 'pg_class'::regclass, g.relation
             FROM pg_event_trigger_ddl_commands() c, unnest(amp.granted_relations(c.command)) g(relation) WHERE c.command_tag = 'GRANT'
+            UNION ALL
+            SELECT 'pg_proc'::regclass, g.function
+            FROM pg_event_trigger_ddl_commands() c, unnest(amp.granted_functions(c.command)) g(function) WHERE c.command_tag = 'GRANT'
         ) d;
         IF TG_TAG = 'ALTER DEFAULT PRIVILEGES' THEN
             relations := ARRAY['pg_default_acl'::regclass::oid];
@@ -243,6 +293,14 @@ BEGIN
             RETURN;
         ELSE
             relations := amp.catalogs_at('now', 'SELECT amp.relations_of($1, $2)::text', classes, objects)::oid[];
+            -- A statement that attaches a part names its parent alone.
+            IF TG_TAG = 'ALTER TABLE' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = ANY (relations)) THEN
+                relations := relations || ARRAY(
+                    SELECT d.relation::oid
+                    FROM (SELECT unnest(amp.catalogs_at('now', parts, relations, '{}')::oid[])
+                          EXCEPT SELECT unnest(amp.catalogs_at('statement', parts, relations, '{}')::oid[])) n(part)
+                    CROSS JOIN LATERAL amp.descendants(n.part::regclass) d);
+            END IF;
         END IF;
     ELSE
         -- An ALTER TABLE that drops something is looked at when it ends. A table that is gone is out of the registry.
@@ -258,23 +316,46 @@ BEGIN
         relations := amp.catalogs_at('statement', 'SELECT amp.relations_of($1, $2)::text', classes, objects)::oid[];
     END IF;
     functions := coalesce(functions, '{}');
-    IF relations = '{}' AND functions = '{}' THEN
-        RETURN;
-    END IF;
-    SELECT jsonb_agg(o.document) FILTER (WHERE o.document ->> 'code' <> ALL (amp.finished_later())),
-           jsonb_agg(o.document) FILTER (WHERE o.document ->> 'code' = ANY (amp.finished_later()))
-    INTO opened, later
-    FROM jsonb_array_elements(amp.opened('statement', relations, functions)) o(document);
-    IF opened IS NOT NULL THEN
-        PERFORM amp.refuse_opened(TG_TAG, opened);
-    END IF;
-    IF later IS NOT NULL THEN
-        INSERT INTO amp.unfinished_tables SELECT unnest(relations);
+    IF relations <> '{}' OR functions <> '{}' THEN
+        PERFORM amp.refuse_if_opened(TG_TAG, relations, functions);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION amp.refuse_unsafe_ddl() IS
 'Event trigger: fails a statement after which doctor() finds an error in what it touched that was not there before. Errors: TN008.';
+
+-- PostgreSQL fires no event trigger for REASSIGN OWNED: the library calls this, when it has run. Nobody else may.
+CREATE FUNCTION amp.owned_by(owners oid[], classes oid[]) RETURNS oid[]
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(d.objid), '{}')
+    FROM pg_shdepend d
+    WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = ANY (owners) AND d.deptype = 'o' AND d.classid = ANY (classes)
+      AND d.dbid = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database())
+$$;
+COMMENT ON FUNCTION amp.owned_by(oid[], oid[]) IS 'Internal: the objects in this database, of these catalogs, that belong to these roles.';
+
+CREATE FUNCTION amp.refuse_unsafe_reassignment(owners oid[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owned CONSTANT text := 'SELECT amp.owned_by($1, $2)::text';
+    classes CONSTANT oid[] := ARRAY['pg_class'::regclass::oid];
+    relations oid[];
+    functions oid[];
+BEGIN
+    -- A superuser who has switched the guard off has done so for this statement, too.
+    IF NOT EXISTS (SELECT FROM pg_event_trigger e WHERE e.evtname = 'amp_refuse_unsafe' AND e.evtenabled <> 'D') THEN
+        RETURN;
+    END IF;
+    relations := amp.catalogs_at('statement', owned, owners, classes)::oid[];
+    functions := amp.catalogs_at('statement', owned, owners, ARRAY['pg_proc'::regclass::oid])::oid[];
+    relations := amp.catalogs_at('now', 'SELECT amp.relations_of($1, $2)::text', array_fill(classes[1], ARRAY[cardinality(relations)]), relations)::oid[];
+    IF relations <> '{}' OR functions <> '{}' THEN
+        PERFORM amp.refuse_if_opened('REASSIGN OWNED', relations, functions);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION amp.refuse_unsafe_reassignment(oid[]) IS
+'Internal: fails a REASSIGN OWNED BY these roles after which doctor() finds an error in what belonged to them that was not there before. Errors: TN008.';
 
 -- In the order of their names: renames are followed, parts protected, then everything is looked at. They fire whatever session_replication_role says.
 CREATE EVENT TRIGGER amp_begin_ddl ON ddl_command_start EXECUTE FUNCTION amp.note_ddl();

@@ -1,12 +1,22 @@
 -- Unique keys without the tenant tell a tenant that another one has a value. Indexes not led by it let EXPLAIN, statistics and
 -- timing tell more. Here they are found and, when asked, rebuilt with the tenant in front.
 
+CREATE FUNCTION amp.tells_apart(collation_id oid, comparison oid) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- What came with PostgreSQL has an object id below this one.
+    SELECT comparison < 16384 AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = collation_id AND NOT l.collisdeterministic)
+$$;
+COMMENT ON FUNCTION amp.tells_apart(oid, oid) IS
+'Internal: whether an index tells any two tenants apart by its column of that collation and operator class, or equality operator.';
+
 CREATE FUNCTION amp.foreign_indexes(relation regclass, tenant_column name) RETURNS TABLE (
         index regclass, constraint_name name, what text, rebuild text, again text[])
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT x.indexrelid::regclass, k.conname,
         CASE
             WHEN x.indisexclusion THEN 'exclusion constraint without the tenant: tells whether another tenant''s row is in the way'
+            WHEN NOT has_tenant AND x.indisunique AND names_tenant
+                THEN 'unique by a comparison under which two tenants can be equal: tells whether another tenant has a value'
             WHEN NOT has_tenant AND x.indisunique THEN 'unique without the tenant: tells whether another tenant has a value'
             ELSE 'not led by the tenant: EXPLAIN, statistics and timing tell about other tenants'' rows'
         END,
@@ -45,12 +55,14 @@ CREATE FUNCTION amp.foreign_indexes(relation regclass, tenant_column name) RETUR
     JOIN pg_attribute t ON t.attrelid = x.indrelid AND t.attname = tenant_column
     LEFT JOIN pg_constraint k ON k.conindid = x.indexrelid AND k.conrelid = x.indrelid AND k.contype IN ('p', 'u', 'x')
     CROSS JOIN LATERAL (
-        SELECT coalesce(bool_or(c.attnum = t.attnum) FILTER (WHERE c.position <= x.indnkeyatts), false) AS has_tenant,
+        SELECT coalesce(bool_or(c.attnum = t.attnum AND amp.tells_apart(c.collated, c.class)) FILTER (WHERE c.position <= x.indnkeyatts), false)
+                   AS has_tenant,
+               coalesce(bool_or(c.attnum = t.attnum) FILTER (WHERE c.position <= x.indnkeyatts), false) AS names_tenant,
                string_agg(quote_ident(a.attname), ', ' ORDER BY c.position)
                    FILTER (WHERE c.position <= x.indnkeyatts AND c.attnum <> t.attnum) AS other_keys,
                string_agg(quote_ident(a.attname), ', ' ORDER BY c.position)
                    FILTER (WHERE c.position > x.indnkeyatts) AS included
-        FROM unnest(x.indkey::int2[]) WITH ORDINALITY AS c(attnum, position)
+        FROM unnest(x.indkey::int2[], x.indcollation::oid[], x.indclass::oid[]) WITH ORDINALITY AS c(attnum, collated, class, position)
         LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = c.attnum
     ) cols
     -- The server prints these words itself, so what follows them is the list of columns, whatever the names contain.
@@ -66,10 +78,10 @@ CREATE FUNCTION amp.foreign_indexes(relation regclass, tenant_column name) RETUR
       AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = x.indexrelid)
       AND CASE WHEN x.indisexclusion
                THEN NOT EXISTS (
-                   SELECT FROM unnest(x.indkey::int2[], k.conexclop) AS e(attnum, operator)
+                   SELECT FROM unnest(x.indkey::int2[], x.indcollation::oid[], k.conexclop) AS e(attnum, collated, operator)
                    JOIN pg_operator o ON o.oid = e.operator
-                   WHERE e.attnum = t.attnum AND o.oprname = '=')
-               ELSE x.indkey[0] <> t.attnum
+                   WHERE e.attnum = t.attnum AND o.oprname = '=' AND amp.tells_apart(e.collated, e.operator))
+               ELSE x.indkey[0] <> t.attnum OR x.indisunique AND NOT has_tenant
           END
 $$;
 COMMENT ON FUNCTION amp.foreign_indexes(regclass, name) IS

@@ -1,5 +1,6 @@
-//! What the DDL guard (`sql/isolation/ddl_guard.sql`) needs and SQL has not: how the catalogs looked before a statement, which tables a
-//! GRANT was about, and a superuser's override that ends with its transaction.
+//! What the DDL guard (`sql/isolation/ddl_guard.sql`) needs and SQL has not: how the catalogs looked before a statement, which tables and
+//! functions a GRANT was about, a superuser's override that ends with its transaction, and REASSIGN OWNED, for which PostgreSQL fires no event
+//! trigger.
 //!
 //! The guard refuses a statement for what it has changed for the worse, so it has to know what was so before. The catalogs still say it:
 //! the row versions that a statement replaced are there until its transaction commits, and belong to the commands before it. All that is
@@ -8,10 +9,11 @@
 use super::subject;
 use crate::backend::Local;
 use crate::compat;
-use crate::context::transaction;
-use crate::error::{Code, Error, guarded};
+use crate::context::{catalog, executor, transaction};
+use crate::error::{self, Code, Error, guarded};
 use crate::function::raw_function;
 use crate::spi::{self, Outcome};
+use crate::utility::Call;
 use pgrx::IntoDatum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
@@ -23,6 +25,7 @@ unsafe extern "C-unwind" {
     fn GetLatestSnapshot() -> pg_sys::Snapshot;
     fn PushCopiedSnapshot(snapshot: pg_sys::Snapshot);
     fn PopActiveSnapshot();
+    fn OidFunctionCall1Coll(function: Oid, collation: Oid, argument: Datum) -> Datum;
 }
 
 /// A DDL statement that is running.
@@ -135,6 +138,80 @@ raw_function! {
     }
 }
 
+/// In a transaction.
+fn begin(running: &mut Vec<Begun>, renames: bool) {
+    let transaction = transaction::serial();
+    // What an earlier transaction left here has failed with it.
+    running.retain(|begun| begun.transaction == transaction);
+    // SAFETY: these read variables of the backend.
+    let (savepoint, command) = unsafe { (pg_sys::GetCurrentSubTransactionId(), pg_sys::GetCurrentCommandId(false)) };
+    running.push(Begun { transaction, savepoint, command, renames });
+}
+
+/// REASSIGN OWNED is looked at as every other statement, from here.
+///
+/// # Safety
+/// As a handler of [`crate::utility`].
+pub(crate) unsafe fn utility(call: Call) {
+    // SAFETY: by the contract above the statement lives; this frame owns nothing, so an error may jump over it: then the statement is no longer
+    // among those that are running when its transaction or savepoint has ended.
+    unsafe {
+        let statement = (*call.statement).utilityStmt;
+        if (*statement).type_ != pg_sys::NodeTag::T_ReassignOwnedStmt || !executor::installed() {
+            return call.proceed();
+        }
+        error::guarded(|| {
+            begin(&mut RUNNING.borrow_mut(), false);
+            Ok(())
+        });
+        call.proceed();
+        let check = error::guarded(|| {
+            // What it did is to be seen.
+            pg_sys::CommandCounterIncrement();
+            let owners = owners(&*statement.cast::<pg_sys::ReassignOwnedStmt>());
+            Ok(check_of_reassignments()?.map(|function| (function, owners.into_datum().unwrap_or(Datum::null()))))
+        });
+        if let Some((function, owners)) = check {
+            // Not by SQL, in which whoever runs the statement would need the privilege to call it.
+            OidFunctionCall1Coll(function, pg_sys::InvalidOid, owners);
+        }
+        RUNNING.borrow_mut().pop();
+    }
+}
+
+/// Those whose objects were given away.
+///
+/// # Safety
+/// A live statement that has run: the roles are there.
+unsafe fn owners(statement: &pg_sys::ReassignOwnedStmt) -> Vec<Oid> {
+    // SAFETY: by the contract above; a list of RoleSpec, as long as it says.
+    unsafe {
+        let roles = &*statement.roles;
+        (0..roles.length as usize)
+            .map(|position| pg_sys::get_rolespec_oid((*roles.elements.add(position)).ptr_value.cast(), true))
+            .collect()
+    }
+}
+
+/// `amp.refuse_unsafe_reassignment(oid[])`; none in a database whose extension is older than it.
+fn check_of_reassignments() -> Result<Option<Oid>, Error> {
+    let schema = catalog::schema()?;
+    // SAFETY: a syscache look-up with the key types that the cache declares.
+    let function = unsafe {
+        let arguments = [pg_sys::OIDARRAYOID];
+        let arguments = pg_sys::buildoidvector(arguments.as_ptr(), arguments.len() as _);
+        pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as _,
+            pg_sys::Anum_pg_proc_oid as _,
+            Datum::from(c"refuse_unsafe_reassignment".as_ptr()),
+            Datum::from(arguments),
+            schema.into(),
+            Datum::null(),
+        )
+    };
+    Ok((function != pg_sys::InvalidOid).then_some(function))
+}
+
 /// A unique index that is about to be made in several transactions: at the end of the last one it would be too late to refuse it.
 #[derive(Clone, Copy)]
 struct ConcurrentKey {
@@ -154,24 +231,15 @@ unsafe fn note(call: *const pg_sys::EventTriggerData) -> Result<Option<Concurren
             return Err(Error::new(Code::NotSupported, "amp.note_ddl() is an event trigger's function")
                 .hint("The extension calls it."));
         }
-        let transaction = transaction::serial();
         let statement = (*call).parsetree;
         let mut running = RUNNING.borrow_mut();
         if CStr::from_ptr((*call).event) != c"ddl_command_start" {
             running.pop();
             return Ok(None);
         }
-        // What an earlier transaction left here has failed with it.
-        running.retain(|begun| begun.transaction == transaction);
-        running.push(Begun {
-            transaction,
-            savepoint: pg_sys::GetCurrentSubTransactionId(),
-            command: pg_sys::GetCurrentCommandId(false),
-            renames: matches!(
-                (*statement).type_,
-                pg_sys::NodeTag::T_RenameStmt | pg_sys::NodeTag::T_AlterObjectSchemaStmt
-            ),
-        });
+        let renames =
+            matches!((*statement).type_, pg_sys::NodeTag::T_RenameStmt | pg_sys::NodeTag::T_AlterObjectSchemaStmt);
+        begin(&mut running, renames);
         if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
             return Ok(None);
         }
@@ -203,8 +271,8 @@ unsafe fn check_key(key: ConcurrentKey, tenant: Option<Datum>) -> Result<(), Err
         let tenant = CStr::from_ptr(pg_sys::text_to_cstring(tenant.cast_mut_ptr()));
         let columns = &*(*key.statement).indexParams;
         let has_tenant = (0..columns.length as usize).any(|position| {
-            let name = (*(*columns.elements.add(position)).ptr_value.cast::<pg_sys::IndexElem>()).name;
-            !name.is_null() && CStr::from_ptr(name) == tenant
+            let column = &*(*columns.elements.add(position)).ptr_value.cast::<pg_sys::IndexElem>();
+            !column.name.is_null() && CStr::from_ptr(column.name) == tenant && tells_apart(column)
         });
         if has_tenant {
             return Ok(());
@@ -216,6 +284,25 @@ unsafe fn check_key(key: ConcurrentKey, tenant: Option<Datum>) -> Result<(), Err
         )
         .detail("Unique without the tenant: tells whether another tenant has a value.")
         .hint(format!("Put {} in front of its columns.", tenant.to_string_lossy())))
+    }
+}
+
+/// Whether a column of an index tells any two of its values apart, as `amp.tells_apart()` says of one that is there.
+///
+/// # Safety
+/// A live column of an index that is about to be made.
+unsafe fn tells_apart(column: &pg_sys::IndexElem) -> bool {
+    // SAFETY: by the contract above; names that are not there are PostgreSQL's own error later.
+    unsafe {
+        let is_deterministic = column.collation.is_null() || {
+            let collation = pg_sys::get_collation_oid(column.collation, true);
+            collation == pg_sys::InvalidOid || pg_sys::get_collation_isdeterministic(collation)
+        };
+        is_deterministic
+            // A unique index is a B-tree.
+            && (column.opclass.is_null()
+                || pg_sys::get_opclass_oid(pg_sys::BTREE_AM_OID, column.opclass, true).to_u32()
+                    < pg_sys::FirstNormalObjectId)
     }
 }
 
@@ -292,21 +379,39 @@ raw_function! {
         // SAFETY: this frame owns nothing; the function is STRICT, and PostgreSQL alone makes values of this type.
         unsafe {
             let command = (*fcinfo).args.as_slice(1)[0].value;
-            guarded(|| Ok(granted(&*command.cast_mut_ptr()).into_datum().unwrap_or(Datum::null())))
+            guarded(|| {
+                let of = |kind| kind == pg_sys::ObjectType::OBJECT_TABLE;
+                Ok(granted(&*command.cast_mut_ptr(), of).into_datum().unwrap_or(Datum::null()))
+            })
+        }
+    }
+}
+
+raw_function! {
+    /// `amp.granted_functions(command pg_ddl_command) → oid[]`: the functions and procedures that a GRANT was about.
+    amp_granted_functions, pg_finfo_amp_granted_functions, |fcinfo| {
+        // SAFETY: as above.
+        unsafe {
+            let command = (*fcinfo).args.as_slice(1)[0].value;
+            guarded(|| {
+                use pg_sys::ObjectType::{OBJECT_FUNCTION, OBJECT_PROCEDURE, OBJECT_ROUTINE};
+                let of = |kind| matches!(kind, OBJECT_FUNCTION | OBJECT_PROCEDURE | OBJECT_ROUTINE);
+                Ok(granted(&*command.cast_mut_ptr(), of).into_datum().unwrap_or(Datum::null()))
+            })
         }
     }
 }
 
 /// # Safety
 /// A command that PostgreSQL collected.
-unsafe fn granted(command: &pg_sys::CollectedCommand) -> Vec<Oid> {
+unsafe fn granted(command: &pg_sys::CollectedCommand, of: impl FnOnce(pg_sys::ObjectType::Type) -> bool) -> Vec<Oid> {
     // SAFETY: the type says which part of the union is meant; the list is as long as it says.
     unsafe {
         if command.type_ != pg_sys::CollectedCommandType::SCT_Grant {
             return Vec::new();
         }
         let grant = &*command.d.grant.istmt;
-        if !grant.is_grant || grant.objtype != pg_sys::ObjectType::OBJECT_TABLE || grant.objects.is_null() {
+        if !grant.is_grant || !of(grant.objtype) || grant.objects.is_null() {
             return Vec::new();
         }
         let objects = &*grant.objects;

@@ -10,7 +10,7 @@
 //! | [`objects`] | triggers and foreign keys on protected tables, temporary objects, functions that act on the session |
 //! | [`leftovers`] | settings, prepared statements and currval() end with the transaction, in transaction scope |
 //! | [`held_cursors`] | rows of a WITH HOLD cursor are the context's that fetched them |
-//! | [`ddl_guard`] | what `sql/isolation/ddl_guard.sql` needs: the catalogs before a statement, and the override |
+//! | [`ddl_guard`] | what `sql/isolation/ddl_guard.sql` needs: the catalogs before a statement, the override, and REASSIGN OWNED |
 //! | [`foreign_key_check`] | foreign keys on protected tables can be added by their owner |
 //! | [`hardening`] | whether `amp.harden()` was called in this database |
 //! | [`advisory_locks`] | nothing: locks of a tenant's own, for who is refused PostgreSQL's |
@@ -21,7 +21,7 @@
 
 mod advisory_locks;
 mod bypass;
-mod ddl_guard;
+pub(crate) mod ddl_guard;
 mod explain;
 pub(crate) mod foreign_key_check;
 mod hardening;

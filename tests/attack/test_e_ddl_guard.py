@@ -3,6 +3,7 @@
 test_e_structure shows what these holes are on plain PostgreSQL; here is the guard that keeps them from being made (P9).
 """
 
+import psycopg
 import pytest
 
 from harness import raises
@@ -187,6 +188,196 @@ def test_D1_views_of_superusers(plain, amp, how):
         assert column(svc, "SELECT note FROM fine2") == MINE
 
 
+# Rules of a superuser's relation, which act with his rights even on a view with security_invoker: how they come to be, and what they let through.
+RULES = {
+    "made": ("CREATE TABLE box (id int); CREATE RULE r AS ON INSERT TO box DO ALSO SELECT note FROM orders", "box"),
+    "its condition": ("CREATE TABLE box (id int); CREATE RULE r AS ON INSERT TO box WHERE EXISTS (SELECT FROM orders WHERE note = 'secret')"
+                      " DO INSTEAD SELECT 'secret' AS note", "box"),
+    "of a view": ("CREATE VIEW box WITH (security_invoker) AS SELECT 1 AS id;"
+                  "CREATE RULE r AS ON INSERT TO box DO INSTEAD SELECT note FROM orders", "box"),
+    "given away": ("SET ROLE amp_owner; CREATE TABLE box (id int); CREATE RULE r AS ON INSERT TO box DO ALSO SELECT note FROM orders; RESET ROLE;"
+                   "ALTER TABLE box OWNER TO postgres", "box"),
+    "a view given away": ("SET ROLE amp_owner; CREATE VIEW box WITH (security_invoker) AS SELECT 1 AS id;"
+                          "CREATE RULE r AS ON INSERT TO box DO INSTEAD SELECT note FROM orders; RESET ROLE; ALTER VIEW box OWNER TO postgres", "box"),
+    "replaced": ("CREATE TABLE box (id int); CREATE RULE r AS ON INSERT TO box DO ALSO NOTHING;"
+                 "CREATE OR REPLACE RULE r AS ON INSERT TO box DO ALSO SELECT note FROM orders", "box"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", RULES)
+def test_D9_rules_of_superusers(plain, amp, how):
+    """A rule elsewhere reads and writes as its relation's owner: a superuser's past every policy."""
+    rule, box = RULES[how]
+    with plain.connect() as admin:
+        admin.execute(rule)
+        admin.execute(f"GRANT SELECT, INSERT ON {box} TO amp_svc")
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET app.tenant = 't1'")
+        assert "secret" in column(svc, f"INSERT INTO {box} VALUES (1)")
+    with amp.connect() as admin:
+        refused(admin, rule, "rule-acts-as-owner")
+    # By a superuser's override, or in a database that had it before: the doctor names it, and whoever writes there is stopped.
+    amp.open_hole(rule)
+    with amp.connect() as admin:
+        admin.execute(f"GRANT SELECT, INSERT ON {box} TO amp_svc")
+        assert errors(admin) == [("rule-acts-as-owner", f"rule r on public.{box}")]
+        admin.execute("CREATE TABLE unrelated (id int); CREATE RULE r AS ON INSERT TO unrelated DO ALSO SELECT 1")
+    with amp.connect("amp_svc") as svc:
+        svc.execute("SET amp.tenant_id = 't1'")
+        with raises("TN009"):
+            svc.execute(f"INSERT INTO {box} VALUES (1)")
+
+
+def test_D9_rules_that_write(plain, amp):
+    rule = """CREATE VIEW box WITH (security_invoker) AS SELECT * FROM orders;
+              CREATE RULE r AS ON UPDATE TO box DO INSTEAD UPDATE orders SET note = NEW.note WHERE id = 21"""
+    with plain.connect() as admin:
+        admin.execute(f"{rule}; GRANT SELECT, UPDATE ON box TO amp_svc")
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET app.tenant = 't1'; UPDATE box SET note = 'taken' WHERE id = 11")
+    assert "taken" in [row[2] for row in snapshot(plain)[1] if row[1] == "t2"]
+    with amp.connect() as admin:
+        refused(admin, rule, "rule-acts-as-owner")
+
+
+def test_D9_rules_that_act_under_row_security_pass(amp, owner, admin):
+    """Those of an owner who is under it, and what reaches a table through a view that asks as whoever writes."""
+    owner.execute("CREATE TABLE box (id int); CREATE RULE r AS ON INSERT TO box DO ALSO SELECT note FROM orders; GRANT SELECT, INSERT ON box TO amp_svc")
+    admin.execute("""
+        CREATE VIEW v WITH (security_invoker) AS SELECT * FROM orders; GRANT SELECT ON v TO amp_svc;
+        CREATE TABLE other (id int); CREATE RULE r AS ON INSERT TO other DO ALSO SELECT note FROM v; GRANT SELECT, INSERT ON other TO amp_svc""")
+    assert errors(admin) == []
+    assert column(admin, "SELECT severity FROM amp.doctor() WHERE code = 'rule-acts-as-owner'") == ["warning"]
+    with amp.connect("amp_svc") as svc:
+        svc.execute("SET amp.tenant_id = 't1'")
+        for box in "box", "other":
+            assert column(svc, f"INSERT INTO {box} VALUES (1)") == MINE
+
+
+# A function of a superuser that reads protected tables, and each way to let others call it, or make it read them.
+ASKS = """
+    CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql BEGIN ATOMIC SELECT note FROM orders; END;
+    REVOKE EXECUTE ON FUNCTION ask() FROM PUBLIC; ALTER FUNCTION ask() SECURITY DEFINER;"""
+FUNCTIONS = {
+    "made": ("CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT note FROM orders; END", ""),
+    "altered": ("CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql BEGIN ATOMIC SELECT note FROM orders; END",
+                "ALTER FUNCTION ask() SECURITY DEFINER"),
+    "granted": (ASKS, "GRANT EXECUTE ON FUNCTION ask() TO amp_svc"),
+    "granted as a routine": (ASKS, "GRANT ALL ON ROUTINE ask() TO PUBLIC"),
+    "granted with all functions": (ASKS, "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO amp_svc"),
+    "granted with all routines": (ASKS, "GRANT EXECUTE ON ALL ROUTINES IN SCHEMA public TO amp_svc"),
+    "granted in a block": (ASKS, "DO $do$ BEGIN GRANT EXECUTE ON FUNCTION ask() TO amp_svc; END $do$"),
+    "granted, calls another": (ASKS.replace("ask()", "inner_ask()").replace("ALTER FUNCTION inner_ask() SECURITY DEFINER;", "") + """
+        CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql BEGIN ATOMIC SELECT inner_ask(); END;
+        REVOKE EXECUTE ON FUNCTION ask() FROM PUBLIC; ALTER FUNCTION ask() SECURITY DEFINER""", "GRANT EXECUTE ON FUNCTION ask() TO amp_svc"),
+    "calls another": ("CREATE FUNCTION inner_ask() RETURNS SETOF text LANGUAGE sql BEGIN ATOMIC SELECT note FROM orders; END",
+                      "CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT inner_ask(); END"),
+    "calls another through a view": (
+        "CREATE FUNCTION inner_ask() RETURNS SETOF text LANGUAGE sql BEGIN ATOMIC SELECT note FROM orders; END; CREATE VIEW v AS SELECT inner_ask() AS note",
+        "CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT note FROM v; END"),
+    "what it calls is replaced": (
+        "CREATE FUNCTION inner_ask() RETURNS SETOF text LANGUAGE sql BEGIN ATOMIC SELECT 'x'; END;"
+        "CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT inner_ask(); END",
+        "CREATE OR REPLACE FUNCTION inner_ask() RETURNS SETOF text LANGUAGE sql BEGIN ATOMIC SELECT note FROM orders; END"),
+    "a view below is replaced": (
+        "CREATE TABLE other (LIKE orders); CREATE VIEW low WITH (security_invoker) AS SELECT * FROM other;"
+        "CREATE VIEW high WITH (security_invoker) AS SELECT * FROM low;"
+        "CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT note FROM high; END",
+        "CREATE OR REPLACE VIEW low WITH (security_invoker) AS SELECT * FROM orders"),
+    "given away": ("SET ROLE amp_owner; CREATE FUNCTION ask() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT note FROM orders; END;"
+                   "RESET ROLE", "ALTER FUNCTION ask() OWNER TO postgres"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", FUNCTIONS)
+def test_D3_functions_of_superusers(plain, amp, how):
+    """A SECURITY DEFINER function of a superuser, as far as what it reads is known, is not given to anybody."""
+    before, opens = FUNCTIONS[how]
+    with plain.connect() as admin:
+        admin.execute(before)
+        admin.execute(opens)
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET app.tenant = 't1'")
+        assert column(svc, "SELECT ask()") == MINE + THEIRS
+    with amp.connect() as admin:
+        if opens:
+            admin.execute(before)
+        refused(admin, opens or before, "definer-function-reads")
+        assert errors(admin) == []
+        admin.execute("""
+            CREATE FUNCTION fine() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM orders; END; GRANT EXECUTE ON FUNCTION fine() TO amp_svc;
+            CREATE FUNCTION over_fine() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT fine(); END; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA amp TO postgres;
+            CREATE PROCEDURE nothing() LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT 1; END; GRANT EXECUTE ON ALL PROCEDURES IN SCHEMA public TO amp_svc""")
+
+
+def test_D3_functions_that_act_as_others(owner, admin):
+    """What a superuser's function calls, and acts as an owner who is under row security, reads as he does."""
+    owner.execute("CREATE FUNCTION mine() RETURNS bigint LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT count(*) FROM orders; END")
+    admin.execute("CREATE FUNCTION ask() RETURNS bigint LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT mine(); END")
+    assert errors(admin) == []
+    refused(admin, "ALTER FUNCTION mine() SECURITY INVOKER", "definer-function-reads")
+
+
+# What an ordinary role owns, and what it opens once it belongs to a role that bypasses row security.
+REASSIGNED = {
+    "view": ("CREATE VIEW leak AS SELECT note FROM orders", "SELECT note FROM leak", "view-without-security-invoker"),
+    "rule": ("CREATE TABLE leak (id int); CREATE RULE r AS ON INSERT TO leak DO ALSO SELECT note FROM orders", "INSERT INTO leak VALUES (1)",
+             "rule-acts-as-owner"),
+    "function": ("CREATE FUNCTION leak() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT note FROM orders; END", "SELECT leak()",
+                 "definer-function-reads"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REASSIGNED)
+def test_D15_reassign_owned(plain, amp, new_role, what):
+    """PostgreSQL fires no event trigger for REASSIGN OWNED: it is refused all the same, with all it did, and the next statement is compared aright."""
+    make, attack, code = REASSIGNED[what]
+    bypass = new_role("BYPASSRLS IN ROLE amp_svc")
+    member = new_role(f"LOGIN IN ROLE {bypass}")
+    reassign = f"REASSIGN OWNED BY {member} TO {bypass}"
+    for database in plain, amp:
+        with database.connect() as admin:
+            admin.execute(f"GRANT CREATE ON SCHEMA public TO {member}, {bypass}; GRANT SELECT ON orders TO {member}, {bypass}")
+            if database is amp:
+                admin.execute(f"GRANT amp_service TO {member}")
+        with database.connect(member) as session:
+            session.execute(f"{make}; CREATE TABLE own (id int); GRANT SELECT ON own TO amp_svc")
+            session.execute("GRANT SELECT, INSERT ON leak TO amp_svc" if what != "function" else "SELECT")
+            if database is amp:
+                refused(session, reassign, code)
+                refused(session, f"DO $do$ BEGIN {reassign}; END $do$", code)
+                session.execute("BEGIN")
+                for _ in range(2):
+                    with raises("TN008"), session.transaction():
+                        session.execute(reassign)
+                session.execute("CREATE TABLE more (id int); COMMIT")
+                assert column(session, "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relname IN ('own', 'leak', 'more')") == [member]
+            else:
+                session.execute(reassign)
+        with database.connect("amp_svc") as svc:
+            svc.execute(f"SET {'amp.tenant_id' if database is amp else 'app.tenant'} = 't1'")
+            if database is plain:
+                assert column(svc, attack) == MINE + THEIRS
+    # A superuser is refused the same, and may let it pass; what opens nothing does so by itself.
+    with amp.connect() as admin:
+        refused(admin, reassign, code)
+        warned = []
+        admin.add_notice_handler(lambda notice: warned.append((notice.sqlstate, notice.message_primary)))
+        with admin.transaction():
+            admin.execute(f"SET LOCAL amp.allow_unsafe_ddl = on; {reassign}")
+        [(sqlstate, message)] = warned
+        assert sqlstate == "TN008" and message.startswith("REASSIGN OWNED leaves a hole: ") and code in message
+        assert column(admin, "SELECT detail ->> 'code' FROM amp.audit_log WHERE action = 'ddl.unsafe'") == [code]
+        assert [found for found, _ in errors(admin) if found != "role-becomes-bypasser"] == [code]
+        admin.execute(f"REASSIGN OWNED BY {bypass} TO {member}")
+        assert [found for found, _ in errors(admin)] == ["role-becomes-bypasser"]
+        admin.execute(f"REASSIGN OWNED BY {member}, amp_owner TO amp_client; REASSIGN OWNED BY amp_client TO amp_owner")
+        refused(admin, "REASSIGN OWNED BY amp_owner TO CURRENT_USER", code)
+        for database in plain, amp:
+            with database.connect() as cleaner:
+                cleaner.execute(f"DROP OWNED BY {member}, {bypass}")
+
+
 def test_other_holes_do_not_block(amp, owner, admin):
     """A hole that is there already blocks neither other tables, nor other changes of its own, nor its repair, one of two at a time."""
     admin.execute("""
@@ -344,10 +535,10 @@ def test_E2_E3_partitions(amp, owner, admin):
         CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2025-02-01');
         CREATE TABLE events_2 (LIKE events INCLUDING ALL);
         ALTER TABLE events ATTACH PARTITION events_2 FOR VALUES FROM ('2025-02-01') TO ('2025-03-01');
-        CREATE TABLE keyed (LIKE events, UNIQUE (id));
-        ALTER TABLE events ATTACH PARTITION keyed FOR VALUES FROM ('2025-03-01') TO ('2025-04-01')""")
-    assert [code for code, _ in errors(admin)] == ["key-without-tenant"]  # it brought its key along, and is safer than it was
-    owner.execute("ALTER TABLE keyed DROP CONSTRAINT keyed_id_key")
+        CREATE TABLE keyed (LIKE events, UNIQUE (id))""")
+    attach = "ALTER TABLE events ATTACH PARTITION keyed FOR VALUES FROM ('2025-03-01') TO ('2025-04-01')"
+    refused(owner, attach, "key-without-tenant")  # it brings a key along
+    owner.execute(f"ALTER TABLE keyed DROP CONSTRAINT keyed_id_key; {attach}")
     for part in "events", "events_1", "events_2", "keyed":
         refused(owner, f"ALTER TABLE {part} NO FORCE ROW LEVEL SECURITY", "row-security-off")
     refused(owner, "CREATE TABLE events_3 PARTITION OF events (UNIQUE (id)) FOR VALUES FROM ('2025-05-01') TO ('2025-06-01')", "key-without-tenant")
@@ -459,7 +650,8 @@ def test_strangers_cannot_use_its_parts(amp):
             for call in (
                 "SELECT amp.catalogs_at('now', 'SELECT rolpassword FROM pg_authid LIMIT 1', '{}', '{}')", "SELECT amp.refuse_opened('x', '[]')",
                 "SELECT amp.opened('now', '{}', '{}')", "INSERT INTO amp.unfinished_tables VALUES (1)", "SELECT * FROM amp.unfinished_tables",
-                "SELECT amp.unsafe_ddl_allowed()", "SELECT amp.ddl_renames()",
+                "SELECT amp.unsafe_ddl_allowed()", "SELECT amp.ddl_renames()", "SELECT amp.refuse_unsafe_reassignment('{}')",
+                "SELECT amp.refuse_if_opened('x', '{}', '{}')", "SELECT amp.owned_by('{}', '{}')", "SELECT amp.functions_over('{}', '{}')",
             ):  # fmt: skip
                 with raises("42501"):
                     session.execute(call)
@@ -476,4 +668,51 @@ def test_E10_concurrent_unique_indexes(amp, owner, admin):
     owner.execute("CREATE UNIQUE INDEX CONCURRENTLY ON orders (tenant_id, note)")
     owner.execute("DROP INDEX CONCURRENTLY orders_tenant_id_note_idx")
     owner.execute("REINDEX TABLE CONCURRENTLY orders")
+    assert errors(admin) == []
+
+
+@pytest.fixture
+def any_case(plain, amp):
+    """A collation under which two tenants' ids can be equal, in both databases."""
+    for database in plain, amp:
+        with database.connect("amp_owner") as owner:
+            try:
+                owner.execute("CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+            except psycopg.errors.FeatureNotSupported:
+                pytest.skip("a server without ICU")
+
+
+# A unique key of the tenant's column in another comparison than that of the policies.
+COLLATED = {
+    "in front": "CREATE UNIQUE INDEX ON orders (tenant_id COLLATE any_case, amount)",
+    "behind": "CREATE UNIQUE INDEX ON orders (amount, tenant_id COLLATE any_case)",
+    "in parentheses": "CREATE UNIQUE INDEX ON orders ((tenant_id COLLATE any_case), amount)",
+    "exclusion": "ALTER TABLE orders ADD EXCLUDE USING btree (tenant_id COLLATE any_case WITH =, amount WITH =)",
+    "concurrently": "CREATE UNIQUE INDEX CONCURRENTLY ON orders (tenant_id COLLATE any_case, amount)",
+}
+
+
+@pytest.mark.parametrize("how", COLLATED)
+def test_E10_keys_under_which_tenants_are_equal(plain, amp, owner, admin, any_case, how):
+    """With t2 and T2 such a key tells the one which values the other has."""
+    key = COLLATED[how]
+    with plain.connect("amp_owner") as session:
+        session.execute(key)
+    with plain.connect("amp_svc") as svc:
+        svc.execute("SET app.tenant = 'T2'")
+        with raises("23P01" if how == "exclusion" else "23505"):
+            svc.execute("INSERT INTO orders VALUES (31, 'T2', 'x', 3)")
+    refused(owner, key, "key-without-tenant")
+    owner.execute("CREATE UNIQUE INDEX ON orders (tenant_id COLLATE \"POSIX\", amount); CREATE UNIQUE INDEX ON orders (tenant_id, note COLLATE any_case)")
+    assert errors(admin) == []
+
+
+def test_E10_keys_by_an_operator_class_of_ones_own(amp, owner, admin):
+    """A superuser's operator class may take two tenants for one."""
+    admin.execute("""
+        CREATE FUNCTION same(text, text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT bttextcmp(lower($1), lower($2))';
+        CREATE OPERATOR CLASS loose FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 same(text, text)""")
+    for concurrently in "", "CONCURRENTLY":
+        refused(owner, f"CREATE UNIQUE INDEX {concurrently} ON orders (tenant_id loose, amount)", "key-without-tenant")
+        owner.execute(f"CREATE UNIQUE INDEX {concurrently} ON orders (tenant_id text_pattern_ops, amount)")
     assert errors(admin) == []

@@ -206,6 +206,62 @@ def test_F3_F4_cascades_into_another_tenant(plain, amp, action, attack, own):
     assert theirs in rows[1] and (3, "t2", "theirs") in rows[0]
 
 
+# A foreign key that gives rows the default of their tenant column, and what makes it act.
+SETS = {
+    "on delete": ("ON DELETE SET DEFAULT", "DELETE FROM tops WHERE id = 1"),
+    "on delete, of the tenant": ("ON DELETE SET DEFAULT (tenant_id)", "DELETE FROM tops WHERE id = 1"),
+    "on update": ("ON UPDATE SET DEFAULT", "UPDATE tops SET id = 7 WHERE id = 1"),
+}
+
+
+@pytest.mark.parametrize("how", SETS)
+def test_F4_set_default_moves_rows_to_another_tenant(plain, amp, how):
+    """With a constant for the tenant column's default a row goes over when its parent does: refused, whichever of the two comes first."""
+    action, attack = SETS[how]
+    tables = """
+        CREATE TABLE tops (tenant_id text COLLATE "C", id int, PRIMARY KEY (tenant_id, id));
+        CREATE TABLE lines (tenant_id text COLLATE "C", id int, top int DEFAULT 1, PRIMARY KEY (tenant_id, id));
+        GRANT SELECT, INSERT, UPDATE, DELETE ON tops, lines TO amp_svc"""
+    rows = "INSERT INTO tops VALUES ('t1', 1), ('t2', 1); INSERT INTO lines VALUES ('t1', 1, 1)"
+    key = f"ALTER TABLE lines ADD CONSTRAINT fk FOREIGN KEY (tenant_id, top) REFERENCES tops {action}"
+    constant = "ALTER TABLE lines ALTER tenant_id SET DEFAULT 't2'"
+    with plain.connect("amp_owner") as owner:
+        owner.execute(f"{tables}; {rows}; {key}; {constant}")
+        isolate_plainly(owner, "tops", "lines")
+    with plain.connect("amp_svc") as svc:
+        svc.execute(f"SET app.tenant = 't1'; {attack}")
+        svc.execute("SET app.tenant = 't2'")
+        assert svc.execute("SELECT * FROM lines").fetchall() == [("t2", 1, 1)]
+    with amp.connect("amp_owner") as owner, amp.connect() as admin:
+        owner.execute(f"{tables}; SELECT amp.protect('tops'); SELECT amp.protect('lines')")
+        admin.execute(rows)
+        for first, then in (key, constant), (constant, key):
+            owner.execute(f"BEGIN; {first}")
+            with raises("TN008", "foreign-key-sets-tenant"):
+                owner.execute(then)
+            owner.execute("ROLLBACK")
+        # What only looks like amp's default is none; and one that names other columns may be.
+        owner.execute(f"{key}; ALTER TABLE lines ALTER id SET DEFAULT 5, ALTER top SET DEFAULT 3")
+        with raises("TN008", "foreign-key-sets-tenant"):
+            owner.execute("ALTER TABLE lines ALTER tenant_id SET DEFAULT coalesce('t2', amp.tenant_id())")
+        owner.execute(f"""
+            BEGIN; ALTER TABLE lines DROP CONSTRAINT fk; {constant};
+            ALTER TABLE lines ADD FOREIGN KEY (tenant_id, top) REFERENCES tops ON DELETE SET DEFAULT (top); ROLLBACK""")
+        # The key protects what it leaves.
+        owner.execute("ALTER TABLE lines ALTER top SET DEFAULT NULL")
+        assert column(admin, "SELECT code FROM amp.doctor() WHERE severity = 'error'") == []
+    with amp.connect("amp_svc") as svc:
+        svc.execute("SET amp.tenant_id = 't1'")
+        if "tenant_id" in action:  # (t1, 1) is what is deleted
+            with raises("23503"):
+                svc.execute(attack)
+        else:
+            assert svc.execute(attack).rowcount == 1
+            assert svc.execute("SELECT * FROM lines").fetchall() == [("t1", 1, None)]
+    with amp.connect() as admin:
+        assert column(admin, "SELECT tenant_id FROM lines") == ["t1"]
+
+
 def test_F3_cascade_in_a_table_that_points_at_itself(plain, amp):
     """A tree: deleting one's own root takes another tenant's branch."""
     tree = """

@@ -1,7 +1,7 @@
 """Each finding of the doctor: what makes it, that nothing else is found, and that its fix, run as it stands by psql, closes it.
 
 A hole is made by a superuser while amp's event triggers are off, as it would be in a database that had it before. Where an attack is easy
-to show, it works before the fix and not after it.
+to show, it works before the fix and not after it; or the library, which is preloaded here, has stopped it already (TN009).
 """
 
 import re
@@ -50,7 +50,8 @@ class Hole:
 
 
 HOLES = [
-    Hole("row-security-off", "ALTER TABLE app.orders DISABLE ROW LEVEL SECURITY", attack=("amp_client", "SELECT count(*) FROM app.orders", 2)),
+    Hole("row-security-off", "ALTER TABLE app.orders DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY",
+         attack=("amp_client", "SELECT count(*) FROM app.orders", 2)),
     Hole("row-security-off", "ALTER TABLE app.orders NO FORCE ROW LEVEL SECURITY", attack=("amp_owner", "SELECT count(*) FROM app.orders", 2)),
     Hole("policy-changed", "ALTER POLICY amp_tenant ON app.orders USING (true)"),
     Hole("policy-changed", "DROP POLICY amp_update ON app.orders"),
@@ -111,6 +112,12 @@ HOLES = [
     Hole("foreign-key-without-tenant", """
         ALTER TABLE app.parents ADD UNIQUE (id); ALTER TABLE app.orders ADD other int REFERENCES app.parents (id)""", also=("key-without-tenant",)),
     Hole("key-without-tenant", "ALTER TABLE app.orders ADD UNIQUE (note)"),
+    Hole("key-without-tenant", """
+        CREATE COLLATION app.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE UNIQUE INDEX twice ON app.orders (tenant_id COLLATE app.any_case, note)"""),
+    Hole("foreign-key-sets-tenant", """
+        ALTER TABLE app.orders DROP CONSTRAINT orders_tenant_id_parent_id_fkey, ALTER tenant_id SET DEFAULT 't2',
+            ADD FOREIGN KEY (tenant_id, parent_id) REFERENCES app.parents ON DELETE SET DEFAULT""", also=("tenant-default",)),
     Hole("index-without-tenant", "CREATE INDEX ON app.orders (note)"),
     Hole("rule", "CREATE RULE copy AS ON DELETE TO app.orders DO ALSO NOTHING"),
     Hole("statistics-of-stranger", """
@@ -138,22 +145,32 @@ HOLES = [
     Hole("extension-function", "CREATE EXTENSION pgstattuple; GRANT EXECUTE ON FUNCTION pgstattuple(text) TO amp_client",
          attack=("amp_client", "SELECT tuple_count FROM pgstattuple('app.orders')", 2)),
     Hole("view-without-security-invoker", "CREATE VIEW app.seen AS SELECT * FROM app.orders; GRANT SELECT ON app.seen TO amp_client",
-         attack=("amp_client", "SELECT count(*) FROM app.seen", 2)),
+         attack=("amp_client", "SELECT count(*) FROM app.seen", "TN009")),
     Hole("view-without-security-invoker", """
         CREATE VIEW app.below AS SELECT * FROM app.orders; CREATE VIEW app.seen WITH (security_invoker) AS SELECT * FROM app.below;
-        GRANT SELECT ON app.seen, app.below TO amp_client""", attack=("amp_client", "SELECT count(*) FROM app.seen", 2)),
+        GRANT SELECT ON app.seen, app.below TO amp_client""", attack=("amp_client", "SELECT count(*) FROM app.seen", "TN009")),
     Hole("materialized-view", """
         CREATE VIEW app.below WITH (security_invoker) AS SELECT * FROM app.orders; CREATE MATERIALIZED VIEW app.kept AS SELECT * FROM app.below;
         GRANT SELECT ON app.kept TO amp_client""", attack=("amp_client", "SELECT count(*) FROM app.kept", 2)),
     Hole("materialized-view", "CREATE MATERIALIZED VIEW app.kept AS SELECT * FROM app.orders; GRANT SELECT ON app.kept TO amp_client",
          attack=("amp_client", "SELECT count(*) FROM app.kept", 2)),
+    Hole("rule-acts-as-owner", """
+        CREATE TABLE app.box (id int); CREATE RULE peek AS ON INSERT TO app.box DO ALSO SELECT count(*) FROM app.orders;
+        GRANT SELECT, INSERT ON app.box TO amp_client""", attack=("amp_client", "INSERT INTO app.box VALUES (1)", "TN009")),
+    Hole("rule-acts-as-owner", """
+        CREATE VIEW app.box WITH (security_invoker) AS SELECT 1 AS id; ALTER VIEW app.box OWNER TO amp_owner;
+        CREATE RULE peek AS ON INSERT TO app.box DO INSTEAD DELETE FROM app.orders"""),
     Hole("definer-function", """
         CREATE FUNCTION app.ask() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = '' AS 'SELECT count(*) FROM app.orders'""",
-         attack=("amp_client", "SELECT app.ask()", 2)),
+         attack=("amp_client", "SELECT app.ask()", "TN009")),
     Hole("definer-function-reads", """
         CREATE VIEW app.below WITH (security_invoker) AS SELECT * FROM app.orders;
         CREATE FUNCTION app.ask("of" int DEFAULT 1) RETURNS bigint LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT count(*) FROM app.below; END""",
-         attack=("amp_client", "SELECT app.ask()", 2)),
+         attack=("amp_client", "SELECT app.ask()", "TN009")),
+    Hole("definer-function-reads", """
+        CREATE FUNCTION app.inner_ask() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM app.orders; END;
+        CREATE FUNCTION app.ask() RETURNS bigint LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT app.inner_ask(); END""",
+         attack=("amp_client", "SELECT app.ask()", "TN009")),
     Hole("definer-search-path", """
         CREATE FUNCTION app.ask() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN (SELECT count(*) FROM orders); END';
         ALTER FUNCTION app.ask() OWNER TO amp_owner"""),

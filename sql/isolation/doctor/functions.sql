@@ -31,22 +31,35 @@ BEGIN
     ), open AS (
         SELECT f.* FROM own f
         WHERE f.prosecdef AND EXISTS (SELECT FROM aclexplode(f.acl) g WHERE g.grantee <> f.proowner AND g.privilege_type = 'EXECUTE')
-    ), reads(function, relation) AS (
-        -- What is known of a body that was parsed when it was made, through views.
-        SELECT f.oid, d.refobjid
-        FROM open f JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
-        WHERE f.parsed AND f.bypasses
+    ), reaches(function, class, id) AS (
+        -- What is known of a body that was parsed when it was made, through views, and through other functions: those that act with its owner's
+        -- rights, or with those of another one who bypasses row security.
+        SELECT f.oid, 'pg_proc'::regclass::oid, f.oid FROM open f WHERE f.parsed AND f.bypasses
         UNION
-        SELECT r.function, d.refobjid
-        FROM reads r JOIN pg_rewrite w ON w.ev_class = r.relation
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+        SELECT r.function, u.class, u.id
+        FROM reaches r
+        CROSS JOIN LATERAL (
+            SELECT d.refclassid, d.refobjid
+            FROM pg_depend d
+            WHERE r.class = 'pg_proc'::regclass AND d.classid = 'pg_proc'::regclass AND d.objid = r.id
+              AND d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass)
+            UNION ALL
+            SELECT d.refclassid, d.refobjid
+            FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+            WHERE r.class = 'pg_class'::regclass AND w.ev_class = r.id
+              AND d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass)
+        ) u(class, id)
+        WHERE u.class = 'pg_class'::regclass OR EXISTS (
+            SELECT FROM pg_proc p JOIN pg_roles o ON o.oid = p.proowner
+            WHERE p.oid = u.id AND p.prosqlbody IS NOT NULL AND (NOT p.prosecdef OR o.rolsuper OR o.rolbypassrls))
     )
     SELECT CASE WHEN f.reading THEN 'error' ELSE 'warning' END, CASE WHEN f.reading THEN 'definer-function-reads' ELSE 'definer-function' END, f.named,
            CASE WHEN f.reading THEN format('It reads protected tables as %I, who bypasses row security, for whoever may call it.', f.owner)
                 ELSE format('It runs as %I, who bypasses row security, for whoever may call it.', f.owner)
                      || CASE WHEN EXISTS (SELECT FROM unnest(f.proconfig) c WHERE c LIKE 'amp.allow\_bypass=%') THEN ' It reaches protected tables (amp.allow_bypass).' ELSE '' END END,
            format('ALTER ROUTINE %s SECURITY INVOKER', f.named)
-    FROM (SELECT f.*, EXISTS (SELECT FROM reads r JOIN amp.protected_tables p ON p.relation = r.relation WHERE r.function = f.oid) AS reading
+    FROM (SELECT f.*, EXISTS (SELECT FROM reaches r JOIN amp.protected_tables p ON p.relation = r.id
+                             WHERE r.function = f.oid AND r.class = 'pg_class'::regclass) AS reading
           FROM open f WHERE f.bypasses) f
     UNION ALL
     -- An empty one, or pg_catalog alone, is that of a body which qualifies its names.

@@ -84,7 +84,10 @@ BEGIN
     ), indexed AS MATERIALIZED (
         -- What is looked at table by table is looked at only where there is something.
         SELECT p.relation, p.tenant_column, p.named FROM protected p
-        WHERE p.relation = ANY (own) AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = p.relation AND (x.indisexclusion OR x.indkey[0] <> p.attnum))
+        WHERE p.relation = ANY (own) AND EXISTS (
+            SELECT FROM pg_index x
+            WHERE x.indrelid = p.relation AND (
+                x.indisexclusion OR x.indkey[0] <> p.attnum OR x.indisunique AND (x.indcollation[0] <> p.attcollation OR x.indclass[0] >= 16384)))
     ), policies AS MATERIALIZED (
         -- To show an expression PostgreSQL locks its table: at the end of a statement only what it has locked itself, before any join that could
         -- be turned round, or two that run side by side (pg_restore -j) would wait for each other. The same with indexes.
@@ -104,8 +107,8 @@ BEGIN
         FROM amp.protected_tables p JOIN pg_class c ON c.oid = p.relation WHERE EXISTS (SELECT FROM beside)
     ), foreign_keys AS MATERIALIZED (
         -- From and to them: pg_depend has an index on both ends, pg_constraint on one.
-        SELECT DISTINCT k.oid, k.conname, k.conrelid, k.confrelid, k.confdeltype, k.conparentid, child.tenant_column AS child_tenant,
-               parent.tenant_column AS parent_tenant, k.conkey, k.confkey
+        SELECT DISTINCT k.oid, k.conname, k.conrelid, k.confrelid, k.confdeltype, k.confupdtype, k.conparentid,
+               child.tenant_column AS child_tenant, parent.tenant_column AS parent_tenant, k.conkey, k.confkey, k.confdelsetcols
         FROM unnest(family) f(oid)
         JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = f.oid AND d.classid = 'pg_constraint'::regclass
         JOIN pg_constraint k ON k.oid = d.objid AND k.contype = 'f'
@@ -234,6 +237,18 @@ BEGIN
         SELECT FROM unnest(k.conkey, k.confkey) u(child, parent)
         JOIN pg_attribute c ON c.attrelid = k.conrelid AND c.attnum = u.child AND c.attname = k.child_tenant
         JOIN pg_attribute p ON p.attrelid = k.confrelid AND p.attnum = u.parent AND p.attname = k.parent_tenant)
+    UNION ALL
+    -- With amp's default it is the tenant who deletes, and no other tenant's rows refer to his.
+    SELECT 'error', 'foreign-key-sets-tenant', format('foreign key %I of %s', k.conname, p.named),
+           'It gives rows the default of their tenant column, past row security: they go over to that tenant.', p.again
+    FROM foreign_keys k JOIN protected p ON p.relation = k.conrelid
+    WHERE k.conparentid = 0 AND p.attnum = ANY (k.conkey)
+      AND (k.confupdtype = 'd' OR k.confdeltype = 'd' AND (k.confdelsetcols IS NULL OR p.attnum = ANY (k.confdelsetcols)))
+      -- What shows the default locks the table, as above. Without one PostgreSQL refuses the null.
+      AND CASE WHEN p.relation = ANY (own) THEN EXISTS (
+          SELECT FROM pg_attrdef d
+          WHERE d.adrelid = p.relation AND d.adnum = p.attnum
+            AND pg_get_expr(d.adbin, d.adrelid) NOT IN ('amp.tenant_id()', 'amp.tenant_uuid()', 'amp.tenant_bigint()')) END
     UNION ALL
     SELECT CASE WHEN f.what LIKE 'not led%' THEN 'warning' ELSE 'error' END,
            CASE WHEN f.what LIKE 'not led%' THEN 'index-without-tenant' ELSE 'key-without-tenant' END,

@@ -1,4 +1,5 @@
--- What the doctor finds in views of protected tables, and in materialized views of those, through any number of others.
+-- What the doctor finds in views of protected tables, and in materialized views of those, through any number of others; and in rules elsewhere that
+-- reach protected tables.
 
 CREATE FUNCTION amp.dependent_findings(touched oid[] DEFAULT NULL)
     RETURNS TABLE (severity text, code text, object text, finding text, fix text)
@@ -41,8 +42,24 @@ BEGIN
                 ELSE format('It reads protected tables with the privileges of %I, not of who asks.', d.owner) END,
            format('ALTER VIEW %s SET (security_invoker = true)', d.named)
     -- A view of views asks each of them, and one with security_invoker asks as whoever began.
-    FROM dependent d WHERE d.relkind = 'v' AND d.direct AND NOT d.invoker;
+    FROM dependent d WHERE d.relkind = 'v' AND d.direct AND NOT d.invoker
+    UNION ALL
+    -- Whatever a rule other than a view's own query names itself it reaches as its relation's owner, security_invoker or not.
+    SELECT CASE WHEN r.bypasses THEN 'error' ELSE 'warning' END, 'rule-acts-as-owner', format('rule %I on %s', r.rulename, r.named),
+           CASE WHEN r.bypasses THEN format('It reaches protected tables as %I, who bypasses row security, for whoever may write to %s.', r.owner, r.named)
+                ELSE format('It reaches protected tables with the privileges of %I, not of who writes to %s.', r.owner, r.named) END,
+           format('DROP RULE %I ON %s', r.rulename, r.named)
+    FROM (
+        SELECT w.rulename, format('%I.%I', n.nspname, c.relname) AS named, o.rolname AS owner, o.rolsuper OR o.rolbypassrls AS bypasses
+        FROM over t
+        JOIN pg_rewrite w ON w.ev_class = t.relation AND w.ev_type <> '1'
+        JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
+        -- On a protected table any rule is a hole.
+        WHERE NOT EXISTS (SELECT FROM amp.protected_tables p WHERE p.relation = t.relation)
+          AND EXISTS (SELECT FROM pg_depend d JOIN amp.protected_tables p ON p.relation = d.refobjid
+                      WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass)
+    ) r;
 END
 $$;
 COMMENT ON FUNCTION amp.dependent_findings(oid[]) IS
-'Internal: what doctor() finds in views over protected tables. With relations (pg_class): in them, and in views over them, their parts and parents.';
+'Internal: what doctor() finds in views over protected tables, and in rules that reach them. With relations (pg_class): in them, and in views over them, their parts and parents.';
