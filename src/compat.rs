@@ -55,6 +55,34 @@ pub(crate) unsafe fn owns_relation(relation: pgrx::pg_sys::Oid) -> bool {
     }
 }
 
+/// Calls `body` with each role other than the current one whose rights count in a plan: the owners of its views. 16 gave them a list of their own.
+///
+/// # Safety
+/// A live plan.
+pub(crate) unsafe fn each_checked_role(
+    planned: *const pgrx::pg_sys::PlannedStmt,
+    mut body: impl FnMut(pgrx::pg_sys::Oid),
+) {
+    // SAFETY: by the contract above; the list is as long as it says.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let entries = (*planned).rtable;
+        #[cfg(not(feature = "pg15"))]
+        let entries = (*planned).permInfos;
+        let length = entries.as_ref().map_or(0, |list| list.length as usize);
+        for position in 0..length {
+            let entry = (*(*entries).elements.add(position)).ptr_value;
+            #[cfg(feature = "pg15")]
+            let role = (*entry.cast::<pgrx::pg_sys::RangeTblEntry>()).checkAsUser;
+            #[cfg(not(feature = "pg15"))]
+            let role = (*entry.cast::<pgrx::pg_sys::RTEPermissionInfo>()).checkAsUser;
+            if role != pgrx::pg_sys::InvalidOid {
+                body(role);
+            }
+        }
+    }
+}
+
 /// All settings of the server. PostgreSQL 16 made a table of the array, and copies it.
 ///
 /// # Safety

@@ -42,6 +42,8 @@ pub(crate) enum Code {
     NotSupported,
     /// 42704: a name that nobody registered.
     UndefinedObject,
+    /// 40001: what it rests on has changed; another transaction will do.
+    Outdated,
     /// 55000: something that it takes is missing: the extension in this database, a key.
     NotReady,
     /// 55000: not in this state.
@@ -74,6 +76,7 @@ impl Code {
             Code::InsufficientPrivilege => b"42501",
             Code::NotSupported => b"0A000",
             Code::UndefinedObject => b"42704",
+            Code::Outdated => b"40001",
             Code::NotReady | Code::WrongState => b"55000",
             Code::TooMuch => b"54000",
             Code::NoRoom => b"53400",

@@ -57,8 +57,11 @@ CREATE FUNCTION amp.hardening_targets() RETURNS TABLE (
             -- What others left behind, in the server or in a session that was passed on.
             ('pg_prepared_xact|pg_prepared_statement|pg_cursor|pg_notification_queue_usage', 'pg_read_all_stats'),
             -- How much is written, and when.
-            ('pg_current_wal_(insert_|flush_)?lsn|pg_last_wal_(receive|replay)_lsn', 'pg_read_all_stats'),
-            ('pg_get_replication_slots|pg_control_checkpoint|pg_last_committed_xact|pg_xact_commit_timestamp', 'pg_read_all_stats'),
+            ('pg_current_wal_(insert_|flush_)?lsn|pg_last_wal_(receive|replay)_lsn|pg_logical_emit_message', 'pg_read_all_stats'),
+            ('pg_get_replication_slots|pg_control_(checkpoint|recovery)', 'pg_read_all_stats'),
+            ('pg_last_committed_xact|pg_xact_commit_timestamp(_origin)?|pg_last_xact_replay_timestamp', 'pg_read_all_stats'),
+            -- Which transactions lock the same row.
+            ('pg_get_multixact_members', 'pg_read_all_stats'),
             ('pg_available_wal_summaries|pg_wal_summary_contents|pg_get_wal_summarizer_state', 'pg_read_all_stats'),
             -- What acts on other sessions, or passes something on past every table.
             ('pg_(terminate|cancel)_backend', 'pg_signal_backend'),
@@ -155,6 +158,13 @@ BEGIN
         notes := notes || noted;
         status := 'done'; RETURN NEXT;
     END LOOP;
+    -- 17 gave it another argument, so that a dump that revokes it cannot be restored there: to pg_dump it was always so, and the restored database
+    -- is hardened by its notes.
+    INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
+    SELECT p.oid, 'pg_proc'::regclass, 0, 'i', p.proacl
+    FROM pg_proc p JOIN unnest(notes) n ON n.identity = format('%I.%I(%s)', 'pg_catalog', p.proname, oidvectortypes(p.proargtypes))
+    WHERE n.kind = 'function' AND n.revoked AND p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'pg_logical_emit_message'
+      AND NOT EXISTS (SELECT FROM pg_init_privs i WHERE i.objoid = p.oid AND i.classoid = 'pg_proc'::regclass AND i.objsubid = 0);
     IF notes <> '{}' THEN
         INSERT INTO amp.hardening SELECT n.* FROM unnest(notes) n
         ON CONFLICT ON CONSTRAINT hardening_pkey DO UPDATE SET
@@ -212,6 +222,9 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     IF EXISTS (SELECT FROM amp.hardening) THEN
+        DELETE FROM pg_init_privs i USING pg_proc p
+        WHERE i.objoid = p.oid AND i.classoid = 'pg_proc'::regclass AND p.pronamespace = 'pg_catalog'::regnamespace
+          AND p.proname = 'pg_logical_emit_message';
         DELETE FROM amp.hardening;
         PERFORM amp.log_change('database.unhardened');
     END IF;

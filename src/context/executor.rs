@@ -2,9 +2,10 @@
 //!
 //! Locks a transaction already holds are not taken again, so a session inside a transaction would not hear of a suspension
 //! on its own; here it does, at every statement and every FETCH (P6). Resolving before the first row makes a missing context
-//! an error on an empty table too (P2), and comes before parallel workers start, which need the answer.
+//! an error on an empty table too (P2), and comes before parallel workers start, which need the answer. A plan without policies, of a role
+//! that bypasses row security no longer, is refused here as well.
 
-use super::{catalog, parallel, resolve, session, settings};
+use super::{catalog, parallel, resolve, session, settings, stale_plan};
 use crate::backend::Local;
 use crate::identity::proof;
 use crate::isolation;
@@ -85,10 +86,14 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) -> bool {
         let (isolated, claims) = (depends_on_tenant(plan), settings::any() || proof::any());
         // A bound role claims nothing, and a function may ask what no plan shows: whoever has been answered keeps listening.
         let answered = resolve::is_watching() || session::is_known();
-        if !(isolated || claims || answered) || parallel::is_worker() {
+        let bypasses = stale_plan::bypasses(plan);
+        if !(isolated || claims || answered || bypasses) || parallel::is_worker() {
             return false;
         }
         AcceptInvalidationMessages();
+        if bypasses {
+            error::guarded(|| stale_plan::check(plan));
+        }
         resolve::check_premises();
         if claims && !session::known_to_be_bound() {
             error::guarded(resolve::check_bypass);

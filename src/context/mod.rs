@@ -6,7 +6,8 @@
 //! end of the transaction, a row behind it (relcache invalidation), a role (syscache invalidation).
 //!
 //! The hooks around it: before a query runs ([`executor`]) the session hears what others changed and its tenant is pinned; when a
-//! table under policies is planned ([`planner`]), they come before the statement's own conditions.
+//! table under policies is planned ([`planner`]), they come before the statement's own conditions. A plan that was
+//! made without policies, for a role that bypasses row security, ends with that role's attribute ([`stale_plan`]).
 //!
 //! Who may change what: any session its own settings; the extension's functions the tables; nobody the answer.
 
@@ -19,6 +20,7 @@ pub(crate) mod private_setting;
 pub(crate) mod resolve;
 pub(crate) mod session;
 pub(crate) mod settings;
+mod stale_plan;
 pub(crate) mod transaction;
 
 pub(crate) fn init() {
@@ -29,4 +31,5 @@ pub(crate) fn init() {
     resolve::init();
     executor::init();
     planner::init();
+    stale_plan::init();
 }

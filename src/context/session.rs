@@ -3,7 +3,7 @@
 //! The login role is `session_user`, which no SQL of a non-superuser changes; SET ROLE and SECURITY DEFINER do not matter.
 //! Rights count as PostgreSQL counts them (inherited membership), so that a grant with ADMIN alone gives no power here.
 
-use super::{resolve, settings};
+use super::{resolve, settings, stale_plan};
 use crate::backend::Local;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -40,11 +40,12 @@ pub(super) fn init() {
     }
 }
 
-/// Any role or membership changed. Runs during invalidation: it must not fail, and calls nothing of PostgreSQL.
+/// Any role or membership changed. Runs during invalidation: it must not fail, and calls nothing of PostgreSQL but what marks plans.
 unsafe extern "C-unwind" fn on_role_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     KNOWN.set(None);
     // A role's name is what binds it to a user: what was confirmed of it is to be confirmed again.
     resolve::begin_epoch();
+    stale_plan::on_role_change();
 }
 
 unsafe extern "C-unwind" {

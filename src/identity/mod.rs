@@ -128,6 +128,11 @@ pub(crate) fn proves_operator() -> bool {
         && current().is_ok_and(|identity| identity.is_some_and(|identity| identity.proof.user.is_none()))
 }
 
+/// Whether a login role is bound to a user: it is his alone.
+pub(crate) fn is_bound(login_role: pg_sys::Oid) -> Result<bool, Error> {
+    Ok(bound_role::identity(login_role)?.is_some())
+}
+
 /// True where being bound to a user counts: for operators and trusted services, their group does.
 fn answers_to_binding(session: Session) -> bool {
     !session.operator && !session.trusted()

@@ -34,8 +34,6 @@ const POOLERS: [&CStr; 6] = [
 
 /// The last transaction that called SET or set_config(), by its number.
 static SETS: Local<Cell<u64>> = Local::new(Cell::new(0));
-/// The last transaction that began by BEGIN.
-static BLOCK: Local<Cell<u64>> = Local::new(Cell::new(0));
 /// True once the session has had a context.
 static LENT: Local<Cell<bool>> = Local::new(Cell::new(false));
 /// What this transaction has prepared by SQL: name and time.
@@ -50,17 +48,6 @@ pub(super) fn init() {
 #[inline(always)]
 pub(super) fn note_set() {
     SETS.set(transaction::serial());
-}
-
-/// Notes that a client has begun a transaction.
-pub(super) fn note_transaction(statement: &pg_sys::TransactionStmt) {
-    use pg_sys::TransactionStmtKind::*;
-    match statement.kind {
-        TRANS_STMT_BEGIN | TRANS_STMT_START => BLOCK.set(transaction::serial()),
-        // The next one begins with the end of this.
-        TRANS_STMT_COMMIT | TRANS_STMT_ROLLBACK if statement.chain => BLOCK.set(transaction::serial() + 1),
-        _ => {}
-    }
 }
 
 /// Notes that SQL has prepared a statement.
@@ -101,12 +88,13 @@ unsafe extern "C-unwind" fn at_event(event: pg_sys::XactEvent::Type, _arg: *mut 
         XACT_EVENT_PRE_COMMIT => {
             let lent = LENT.get() || has_context();
             LENT.set(lent);
-            let block = BLOCK.get() == transaction::serial();
-            if SETS.get() == transaction::serial() && (lent || block) {
+            if SETS.get() == transaction::serial() {
                 // SAFETY: still in the transaction; this frame owns nothing.
                 unsafe {
                     error::guarded(|| {
-                        if subject::is_borrowed() {
+                        // Begun by BEGIN or by AND CHAIN: PostgreSQL knows until it has committed.
+                        let block = pg_sys::IsTransactionBlock();
+                        if (lent || block) && subject::is_borrowed() {
                             undo(block);
                         }
                         Ok(())

@@ -6,7 +6,7 @@
 //! | [`subject`] | who is guarded, and what |
 //! | [`bypass`] | protected tables, against functions and views of roles that bypass row security, and in a restore |
 //! | [`explain`] | what plans tell: EXPLAIN, debug_print_plan, auto_explain |
-//! | [`statements`] | LOCK TABLE, WITH HOLD, PREPARE, PREPARE TRANSACTION, LISTEN, ALTER ROLE |
+//! | [`statements`] | LOCK TABLE, WITH HOLD, PREPARE, PREPARE TRANSACTION, LISTEN, ALTER ROLE, DROP OWNED |
 //! | [`objects`] | triggers and foreign keys on protected tables, temporary objects, functions that act on the session |
 //! | [`leftovers`] | settings, prepared statements and currval() end with the transaction, in transaction scope |
 //! | [`held_cursors`] | rows of a WITH HOLD cursor are the context's that fetched them |

@@ -3,7 +3,7 @@
 use super::{explain, hardening, held_cursors, leftovers, subject};
 use crate::context::{resolve, session, settings, transaction};
 use crate::error::{self, Code, Error};
-use crate::identity::proof;
+use crate::identity::{self, proof};
 use crate::utility::Call;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char, c_int};
@@ -32,6 +32,7 @@ fn is_looked_at(statement: pg_sys::NodeTag) -> bool {
             | T_VariableSetStmt
             | T_AlterRoleStmt
             | T_AlterRoleSetStmt
+            | T_DropOwnedStmt
     )
 }
 
@@ -107,7 +108,6 @@ unsafe fn before(statement: *mut pg_sys::Node) -> Result<After, Error> {
             }
             T_TransactionStmt => {
                 let statement = &*statement.cast::<pg_sys::TransactionStmt>();
-                leftovers::note_transaction(statement);
                 if statement.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE
                     && pg_sys::IsTransactionState()
                     && subject::is_guarded()
@@ -119,7 +119,7 @@ unsafe fn before(statement: *mut pg_sys::Node) -> Result<After, Error> {
             T_ListenStmt if subject::is_guarded() && subject::is_ordinary() => {
                 check_channel(CStr::from_ptr((*statement.cast::<pg_sys::ListenStmt>()).conditionname))?;
             }
-            T_AlterRoleStmt | T_AlterRoleSetStmt if subject::is_guarded() => check_role_change()?,
+            T_AlterRoleStmt | T_AlterRoleSetStmt | T_DropOwnedStmt if subject::is_guarded() => check_role_change()?,
             T_VariableSetStmt if !(*statement.cast::<pg_sys::VariableSetStmt>()).is_local => leftovers::note_set(),
             _ => {}
         }
@@ -133,14 +133,31 @@ fn outlives(message: &str, hint: &str) -> Error {
         .hint(hint)
 }
 
-/// Every role may give itself a password and settings, and all tenants share a service's. Errors: TN004.
+/// Every role may give itself a password and settings, and give up its privileges (DROP OWNED), and all tenants share a service's. In a hardened
+/// database the same goes for any other role that its sessions may share: not for one that is bound to a user. Errors: TN004.
 fn check_role_change() -> Result<(), Error> {
-    if !session::current().service || !subject::is_ordinary() {
+    if !subject::is_ordinary() {
         return Ok(());
     }
-    Err(Error::new(Code::PermissionDenied, "roles cannot be changed in a service's session")
-        .detail("All tenants share its login role: a password or a setting would be everybody's.")
-        .hint("Connect as an administrator, who is not in amp_service."))
+    const DETAIL: &str =
+        "All tenants share its login role: a password, a setting or a privilege that is given up would be everybody's.";
+    if session::current().service {
+        return Err(Error::new(Code::PermissionDenied, "roles cannot be changed in a service's session")
+            .detail(DETAIL)
+            .hint("Connect as an administrator, who is not in amp_service."));
+    }
+    // SAFETY: reads a variable of the backend; a catalog look-up by object id.
+    let (role, makes_roles) = unsafe {
+        let role = pg_sys::GetUserId();
+        (role, pg_sys::has_createrole_privilege(role))
+    };
+    // The bound role itself: another one that its session has taken by SET ROLE may be others', too.
+    if makes_roles || !hardening::is_hardened() || role == session::login_role() && identity::is_bound(role)? {
+        return Ok(());
+    }
+    Err(Error::new(Code::PermissionDenied, "roles cannot be changed in this session")
+        .detail(format!("In a database with amp.harden() a role is one user's only if it is bound to him. {DETAIL}"))
+        .hint("Connect as a role with CREATEROLE; or an operator binds this one to its user: amp.bind_role()."))
 }
 
 /// What is prepared is everybody's who logs in with this role.

@@ -4,7 +4,7 @@ Two tenants' transactions one after the other on one server connection, as behin
 another's. A real PgBouncer is in tests/cluster/test_pooler.py.
 """
 
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import psycopg
 import pytest
@@ -428,6 +428,49 @@ def test_B8_what_a_pooler_sets_stays(pooled):
         look = "SELECT current_setting('client_encoding'), current_setting('TimeZone'), current_setting('application_name')"
         assert connection.execute(look).fetchone() == ("LATIN1", "Asia/Tokyo", "pooler")
         assert column(connection, "SHOW search_path") == ['"$user", public']
+
+
+CHAINED = {
+    "COMMIT AND CHAIN": "{set}; COMMIT AND CHAIN",
+    "chained twice": "COMMIT AND CHAIN; COMMIT AND CHAIN; {set}; COMMIT AND CHAIN",
+    "after ROLLBACK AND CHAIN": "ROLLBACK AND CHAIN; {set}; COMMIT AND CHAIN",
+    "in the next one": "COMMIT AND CHAIN; {set}",
+    "savepoint": "SAVEPOINT a; {set}; COMMIT AND CHAIN",
+    "released savepoint": "SAVEPOINT a; {set}; RELEASE a; COMMIT AND CHAIN",
+    "ROLLBACK AND CHAIN": "{set}; ROLLBACK AND CHAIN",
+    "of a failed one": "{set}; SAVEPOINT a; SELECT 1/0; ROLLBACK AND CHAIN",
+}
+
+
+@pytest.mark.parametrize("way", CHAINED)
+def test_B8_what_a_pooler_sets_ends_with_a_chained_transaction(pooled, way):
+    """In a transaction they are the borrower's, whichever way it ends: what the pooler has set comes back."""
+    look = "SELECT current_setting('DateStyle'), current_setting('client_encoding'), current_setting('application_name')"
+    with pooled.connect() as connection:
+        connection.execute("SET application_name = 'pooler'")
+        before = connection.execute(look).fetchone()
+        connection.execute("BEGIN")
+        pooled.enter(connection, "t1")
+        assert notes(connection) == MINE
+        change = "SET DateStyle = 'German'; SET client_encoding = 'LATIN1'; SELECT set_config('application_name', 'mine', false)"
+        for statement in CHAINED[way].format(set=change).split("; "):
+            with suppress(psycopg.errors.DivisionByZero):
+                connection.execute(statement)
+        connection.execute("COMMIT")
+        assert connection.execute(look).fetchone() == before
+
+
+def test_B8_what_a_pooler_sets_stays_after_a_chain_that_failed(pooled):
+    """AND CHAIN outside of a transaction is an error, and begins none."""
+    with pooled.connect() as connection:
+        with borrowed(pooled, connection, "t1"):
+            assert notes(connection) == MINE
+        for statement in "COMMIT AND CHAIN", "SELECT 1; COMMIT AND CHAIN", "ROLLBACK AND CHAIN":
+            with raises("25P01"):
+                connection.execute(statement)
+            connection.execute("SET DateStyle = 'German'")
+            assert column(connection, "SHOW DateStyle") == ["German, DMY"]
+            connection.execute("RESET DateStyle")
 
 
 def test_B8_session_scope_and_operators_keep_what_they_set(amp):

@@ -12,7 +12,7 @@ import pytest
 
 from attackers import PLAIN
 from harness import raises
-from world import isolate_plainly
+from world import column, isolate_plainly
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HIDDEN = "QM71Z4KX0B93TW5H"
@@ -141,6 +141,50 @@ def test_G2_counters_of_the_own_transaction(accounts, bits, counter):
             return session.execute(COUNTERS[counter]).fetchone()[0] - before
 
         judge(accounts, asked, bits, ["42501"])
+
+
+@pytest.fixture
+def badly_indexed(accounts):
+    """The index on the number is what an application makes of it: the tenant does not lead it, and there is no other."""
+    if accounts.kind != PLAIN:
+        with accounts.database.connect() as admin:
+            indexes = column(admin, "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'entries'::regclass AND NOT indisprimary")
+        accounts.database.open_hole(f"DROP INDEX {', '.join(indexes)}; CREATE INDEX entries_iban_idx ON entries (iban)")
+    return accounts
+
+
+def test_G2_blocks_of_the_own_statements(badly_indexed, bits):
+    """A statement that returns nothing reads one more block where a hidden row is in the range. On plain PostgreSQL its own views tell; under amp,
+    hardened or not, amp.stat_tenants does not, of the tenant's own statements either."""
+    plain = badly_indexed.kind == PLAIN
+    counter = ("SELECT heap_blks_hit + heap_blks_read FROM pg_statio_user_tables WHERE relname = 'entries'" if plain
+               else "SELECT shared_blks_hit + shared_blks_read FROM amp.stat_tenants")
+    with badly_indexed.open() as session:
+        by_index(session).execute(RANGE.format("z", "zz"))
+
+        def blocks():
+            if plain:
+                session.execute("SELECT pg_stat_force_next_flush()")
+            return session.execute(counter).fetchone()[0]
+
+        def asked(*bounds):
+            before = blocks()
+            for _ in range(3):
+                session.execute(RANGE.format(*bounds))
+            after = blocks()
+            return after - before if plain else (before, after)
+
+        judge(badly_indexed, asked, bits)
+        if not plain:
+            assert asked("z", "zz") == (None, None)
+            with badly_indexed.database.connect() as admin:  # who may see all is told, so that there is something to tell
+                told = []
+                for bounds in ("z", "zz"), (HIDDEN, HIDDEN + "~"):
+                    session.execute(RANGE.format(*bounds))
+                    before = admin.execute(counter).fetchone()[0]
+                    session.execute(RANGE.format(*bounds))
+                    told.append(admin.execute(counter).fetchone()[0] - before)
+                assert told[0] < told[1]
 
 
 def test_G3_estimates(accounts, bits):

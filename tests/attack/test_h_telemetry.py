@@ -373,7 +373,8 @@ def written(neighbours, position):
         return thief.execute(f"SELECT {position} - %s > 0", [before]).fetchone()[0]
 
 
-POSITIONS = ["pg_current_wal_insert_lsn()", "pg_current_wal_lsn()"]
+POSITIONS = ["pg_current_wal_insert_lsn()", "pg_current_wal_lsn()", "pg_logical_emit_message(false, '', ''::text)",
+             "pg_logical_emit_message(true, '', ''::bytea)"]  # fmt: skip
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -391,6 +392,59 @@ def test_G13_how_much_is_written_unhardened(open_neighbours, position):
 def test_G13_how_much_is_written(neighbours, position):
     with raises("42501", "permission denied for function"):
         written(neighbours, position)
+
+
+# When, and with whom, others commit; what a standby has heard.
+TOLD = ["pg_xact_commit_timestamp('3')", "pg_xact_commit_timestamp_origin('3')", "pg_last_committed_xact()", "pg_get_multixact_members('1')",
+        "pg_last_xact_replay_timestamp()", "pg_control_recovery()"]  # fmt: skip
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_G13_when_others_write(plain_neighbours, neighbours, told):
+    """Plain: it is answered, as far as the server keeps it."""
+    with plain_neighbours.open("t1") as session:
+        try:
+            session.execute(f"SELECT {told}")
+        except psycopg.Error as error:
+            assert error.sqlstate in ("55000", "XX000"), error  # not kept, or no such multixact
+    with neighbours.open("t1") as thief, raises("42501", "permission denied for function"):
+        thief.execute(f"SELECT {told}")
+
+
+def test_G13_who_locks_the_same_row_plain(plain_neighbours):
+    """Plain: the transactions of a multixact, of which a row of one's own is the sign."""
+    with plain_neighbours.open("t1") as thief, plain_neighbours.open("t1") as other:
+        for session in thief, other:
+            session.execute("BEGIN; SELECT FROM parents WHERE id = 1 FOR SHARE")
+        [(multixact,)] = thief.execute("SELECT xmax FROM parents WHERE id = 1").fetchall()
+        assert len(thief.execute("SELECT pg_get_multixact_members(%s::text::xid)", [multixact]).fetchall()) == 2
+
+
+# What PostgreSQL lets everybody call that a hardened database leaves so, of what tells of the server: docs/hardening.md says why.
+LEFT = {
+    "pg_current_snapshot", "pg_current_xact_id", "pg_current_xact_id_if_assigned", "pg_xact_status", "txid_current", "txid_current_if_assigned",
+    "txid_current_snapshot", "txid_status", "pg_export_snapshot", "age", "mxid_age", "pg_column_toast_chunk_id", "pg_sequence_last_value",
+    "pg_get_sequence_data", "pg_relation_filenode", "pg_filenode_relation", "pg_control_system", "pg_control_init", "pg_is_in_recovery",
+    "pg_is_wal_replay_paused", "pg_get_wal_replay_pause_state", "pg_get_wal_resource_managers", "pg_postmaster_start_time", "pg_conf_load_time",
+    "pg_listening_channels", "pg_tablespace_databases", "pg_tablespace_location", "pg_get_loaded_modules", "pg_stat_clear_snapshot",
+    "pg_stat_force_next_flush",
+}  # fmt: skip
+
+# By name: whatever speaks of transactions, WAL, locks, sessions, snapshots, sizes, files and replication.
+SPEAKS = """
+    SELECT DISTINCT p.proname FROM pg_proc p
+    WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.provolatile <> 'i' AND has_function_privilege('amp_svc', p.oid, 'EXECUTE')
+      AND p.proname ~ 'xact|txid|xid_age|^age$|wal|lsn|_lock|block|backend|snapshot|_size|file|replay|recovery|control|stat_|prepared|_cursor|notification|listen'
+                      '|emit|toast_chunk|sequence_(data|last)|filenode|tablespace_|loaded|conf_load|start_time'
+      AND p.proname !~ %s"""
+# Of those: what asks for more than EXECUTE itself, acts on the own session alone, or reads and writes a type; and checkpoints.
+HARMLESS = "^(pg_advisory_unlock.*|.*(in|out|recv|send)|binary_upgrade_.*|has_.*|pg_stat_get_(bgwriter|checkpoint|buf).*|pg_(read|rotate)_.*_old|pg_backend_pid|pg_column_size|pg_split_walfile_name)$"
+
+
+def test_G13_every_function_is_decided_about(neighbours):
+    """A new version's function that speaks of others fails here, until amp.harden() takes it or docs/hardening.md says why not."""
+    with neighbours.database.connect() as admin:
+        assert set(column(admin, SPEAKS, HARMLESS)) - LEFT == set()
 
 
 @pytest.mark.still_open("any")

@@ -13,7 +13,7 @@ from harness import raises
 from test_d_privileged import reported
 from test_g_recovery import ENTRIES, HIDDEN
 from test_j_operations import PATCHED
-from world import MINE, THEIRS, column, isolate_plainly, notes, snapshot
+from world import MINE, THEIRS, column, isolate_plainly, notes, snapshot, under_amp
 
 # The releases of August 2026.
 AUGUST = {15: 150019, 16: 160015, 17: 170011, 18: 180006}
@@ -104,23 +104,179 @@ def test_M_2026_14666_policy_of_a_role_that_was_left(new_role, everywhere, by):
         assert column(session, "EXECUTE late") == (MINE + THEIRS if stale else MINE)
 
 
-@pytest.mark.parametrize("attribute", ["BYPASSRLS", "SUPERUSER"])
-def test_M_2026_14666_plan_of_a_role_that_bypassed(new_role, plain, amp, attribute):
-    """The same with a role's attribute: what was planned without any policy stayed so when BYPASSRLS was taken away.
+ATTRIBUTES = ["BYPASSRLS", "SUPERUSER"]
 
-    On an older server this is so under amp, too: the role may name a tenant from then on, and the old plan shows every tenant's rows.
-    """
-    for database, setting in (plain, "app.tenant"), (amp, "amp.tenant_id"):
-        role = new_role(f"LOGIN {attribute} IN ROLE amp_svc")
-        with database.connect() as admin, database.connect(role) as session:
-            if database is amp:
-                admin.execute(f"GRANT amp_service TO {role}")
-            session.execute("SET plan_cache_mode = force_generic_plan; PREPARE q AS SELECT note FROM orders")
-            assert column(session, "EXECUTE q") == MINE + THEIRS
-            admin.execute(f"ALTER ROLE {role} NO{attribute}")
-            session.execute(f"SET {setting} = 't1'")
-            assert notes(session) == MINE
-            assert column(session, "EXECUTE q") == (MINE if has(session, AUGUST) else MINE + THEIRS)
+READERS = """
+    CREATE FUNCTION reading() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY SELECT note FROM public.orders; END $$;
+    CREATE FUNCTION inlining() RETURNS SETOF text STABLE LANGUAGE sql AS 'SELECT note FROM public.orders';
+    CREATE VIEW all_orders WITH (security_invoker) AS SELECT * FROM orders;
+    GRANT SELECT ON all_orders TO PUBLIC;
+"""
+
+PREPARED = {
+    "PREPARE": ("PREPARE q AS SELECT note FROM orders", "EXECUTE q"),
+    "PL/pgSQL": ("SELECT reading()", "SELECT reading()"),
+    "inlined": ("PREPARE q AS SELECT * FROM inlining()", "EXECUTE q"),
+    "view": ("PREPARE q AS SELECT note FROM all_orders", "EXECUTE q"),
+}
+
+
+@pytest.fixture(params=ATTRIBUTES)
+def fallen(new_role, request):
+    """fallen(database): the session of a role that bypasses row security, and what takes that from it."""
+    connections = []
+
+    def make(database):
+        role = new_role(f"LOGIN {request.param} IN ROLE amp_svc")
+        with database.connect("amp_owner") as owner:
+            owner.execute(READERS)
+        connections.append(database.connect())
+        if database.extension:
+            connections[0].execute(f"GRANT amp_service TO {role}")
+        connections.append(database.connect(role))
+        connections[1].execute("SET plan_cache_mode = force_generic_plan")
+        return connections[1], lambda: connections[0].execute(f"ALTER ROLE {role} NO{request.param}")
+
+    yield make
+    for connection in connections:
+        connection.close()
+
+
+def test_M_2026_14666_plan_of_a_role_that_bypassed_plain(plain, fallen):
+    """The same with a role's attribute: what was planned without any policy stayed so when BYPASSRLS was taken away."""
+    session, fall = fallen(plain)
+    for prepare, execute in PREPARED["PREPARE"], PREPARED["PL/pgSQL"]:
+        session.execute(prepare)
+        assert column(session, execute) == MINE + THEIRS
+    fall()
+    session.execute("SET app.tenant = 't1'")
+    assert notes(session) == MINE
+    for _, execute in PREPARED["PREPARE"], PREPARED["PL/pgSQL"]:
+        assert column(session, execute) == (MINE if has(session, AUGUST) else MINE + THEIRS)
+
+
+@pytest.mark.parametrize("way", PREPARED)
+def test_M_2026_14666_plan_of_a_role_that_bypassed(amp, fallen, way):
+    """Under amp it is made anew, on every server: the role names a tenant, and sees that one's rows."""
+    prepare, execute = PREPARED[way]
+    session, fall = fallen(amp)
+    session.execute(prepare)
+    assert column(session, execute) == MINE + THEIRS
+    fall()
+    with raises("TN001"):
+        column(session, execute)
+    session.execute("SET amp.tenant_id = 't1'")
+    for _ in range(2):
+        assert column(session, execute) == notes(session) == MINE
+
+
+def test_M_2026_14666_plan_that_asks_for_the_tenant_itself(amp, fallen):
+    """It looks as if it were under the policies."""
+    session, fall = fallen(amp)
+    session.execute("PREPARE q AS SELECT note FROM orders WHERE note <> '' OR amp.tenant_id() = ''")
+    with raises("TN009"):
+        session.execute("EXECUTE q")
+    fall()
+    session.execute("SET amp.tenant_id = 't1'")
+    assert column(session, "EXECUTE q") == MINE
+
+
+def test_M_2026_14666_written_by_such_a_plan(amp, fallen):
+    """UPDATE and DELETE reach the own rows alone."""
+    before = snapshot(amp)
+    session, fall = fallen(amp)
+    session.execute("PREPARE u AS UPDATE orders SET amount = 0; PREPARE d AS DELETE FROM orders; PREPARE r AS DELETE FROM orders RETURNING note")
+    for name in "udr":
+        session.execute(f"BEGIN; EXECUTE {name}; ROLLBACK")
+    fall()
+    session.execute("SET amp.tenant_id = 't1'")
+    for name in "udr":
+        session.execute(f"EXECUTE {name}")
+    assert snapshot(amp)[1] == [row for row in before[1] if row[1] == "t2"]
+
+
+def test_M_2026_14666_by_the_protocol(amp, fallen):
+    """A driver's prepared statement, by the protocol."""
+    session, fall = fallen(amp)
+    read = "SELECT note FROM orders ORDER BY note"
+    assert len(session.execute(read, prepare=True).fetchall()) == 5
+    fall()
+    session.execute("SET amp.tenant_id = 't1'")
+    assert [row[0] for row in session.execute(read, prepare=True)] == MINE
+
+
+@pytest.mark.parametrize("way", PREPARED)
+def test_M_2026_14666_in_an_open_transaction(amp, fallen, way):
+    """Its locks are held, so that nothing is heard before the plan is chosen: it is refused instead, and made anew in the next transaction."""
+    prepare, execute = PREPARED[way]
+    session, fall = fallen(amp)
+    session.execute(prepare)
+    session.execute("BEGIN")
+    assert column(session, execute) == notes(session) == MINE + THEIRS
+    fall()
+    with raises("40001", "planned for a role that bypassed row security"):
+        column(session, execute)
+    session.execute("ROLLBACK; SET amp.tenant_id = 't1'")
+    assert column(session, execute) == MINE
+
+
+@pytest.mark.parametrize("way", PREPARED)
+def test_M_2026_14666_in_an_open_transaction_that_takes_a_tenant(amp, fallen, way):
+    """SET is a statement that hears: what follows is planned anew."""
+    prepare, execute = PREPARED[way]
+    session, fall = fallen(amp)
+    session.execute(prepare)
+    session.execute("BEGIN")
+    assert column(session, execute) == notes(session) == MINE + THEIRS
+    fall()
+    session.execute("SET LOCAL amp.tenant_id = 't1'")
+    assert column(session, execute) == MINE
+    session.execute("COMMIT")
+
+
+@pytest.mark.parametrize("first", ["SET LOCAL amp.tenant_id = 't1'", "SAVEPOINT a", ""])
+def test_M_2026_14666_cursor_that_was_open(amp, fallen, first):
+    """A cursor is no cached plan; it ends, too."""
+    session, fall = fallen(amp)
+    session.execute("BEGIN; DECLARE c CURSOR FOR SELECT note FROM orders")
+    assert len(session.execute("FETCH 2 FROM c").fetchall()) == 2
+    fall()
+    session.execute(first)
+    with raises("40001"):
+        session.execute("FETCH ALL FROM c")
+
+
+def test_M_2026_14666_function_of_a_role_that_bypassed(amp, new_role):
+    """An ordinary session holds a transaction open and calls a function that is refused, until its owner is made an ordinary role: its plan is the old
+    owner's, who bypassed."""
+    owner = new_role("BYPASSRLS")
+    try:
+        with amp.connect() as admin, amp.connect("amp_svc") as session:
+            admin.execute(f"GRANT SELECT ON orders TO {owner}; CREATE FUNCTION every() RETURNS SETOF text LANGUAGE plpgsql SECURITY DEFINER AS "
+                          f"$$ BEGIN RETURN QUERY SELECT note FROM public.orders; END $$; ALTER FUNCTION every() OWNER TO {owner}")
+            session.execute("SET plan_cache_mode = force_generic_plan; BEGIN; SET LOCAL amp.tenant_id = 't1'; SELECT FROM orders; SAVEPOINT a")
+            with raises("TN009"):
+                session.execute("SELECT every()")
+            session.execute("ROLLBACK TO a")
+            admin.execute(f"ALTER ROLE {owner} NOBYPASSRLS")
+            assert column(session, "SELECT every()") == MINE
+            session.execute("COMMIT")
+    finally:
+        with amp.connect() as admin:
+            admin.execute(f"DROP OWNED BY {owner}")
+
+
+def test_M_2026_14666_before_the_library_is_there(make_cluster):
+    """Not preloaded: it comes with the first query that needs it, and what was prepared before is planned again then."""
+    database = under_amp(make_cluster(shared_preload_libraries="").database())
+    with database.cluster.connect() as admin:
+        admin.execute("CREATE ROLE attack_role_0 LOGIN BYPASSRLS IN ROLE amp_svc; GRANT amp_service TO attack_role_0")
+    with database.connect() as admin, database.connect("attack_role_0") as session:
+        session.execute("SET plan_cache_mode = force_generic_plan; PREPARE q AS SELECT note FROM orders")
+        assert column(session, "EXECUTE q") == MINE + THEIRS
+        admin.execute("ALTER ROLE attack_role_0 NOBYPASSRLS")
+        session.execute("SET amp.tenant_id = 't1'")
+        assert notes(session) == column(session, "EXECUTE q") == MINE
 
 
 LEAK = """

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from harness import Cluster, raises
-from proofs import BOUND, KEY, KINDS, SERVICE, Proved
+from proofs import BOUND, KEY, KINDS, SERVICE, TOKEN, Proved
 from world import MINE, THEIRS, column, notes, under_amp
 
 # Every way to have a statement on a protected table explained.
@@ -443,16 +443,74 @@ def test_A7_own_role_plain(plain, cluster):
         admin.execute("ALTER ROLE amp_svc PASSWORD NULL; ALTER ROLE amp_svc RESET ALL")
 
 
-@pytest.mark.parametrize("change", ["ALTER ROLE amp_svc PASSWORD 'mine'", "ALTER USER CURRENT_USER VALID UNTIL '2020-01-01'",
-                                    "ALTER ROLE amp_svc SET search_path = 'elsewhere'", "ALTER ROLE SESSION_USER RESET ALL",
-                                    "DO $$ BEGIN ALTER ROLE amp_svc SET search_path = 'elsewhere'; END $$"])  # fmt: skip
+CHANGES = ["ALTER ROLE {} PASSWORD 'mine'", "ALTER USER CURRENT_USER VALID UNTIL '2020-01-01'", "ALTER ROLE {} SET search_path = 'elsewhere'",
+           "ALTER ROLE {} SET statement_timeout = '1ms'", "ALTER ROLE SESSION_USER RESET ALL", "DROP OWNED BY {}", "DROP OWNED BY CURRENT_USER",
+           "DO $$ BEGIN ALTER ROLE {} SET search_path = 'elsewhere'; END $$"]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_A7_own_role(amp, change):
-    """Under amp a service's session changes no role; a client, whose role is his own, may change his password."""
+    """Under amp a service's session changes no role, and gives up none of its privileges."""
     with amp.connect("amp_svc") as session:
-        with raises("TN004", "roles cannot be changed"):
-            session.execute(change)
+        for entered in "", "SET amp.tenant_id = 't1'":
+            session.execute(entered)
+            with raises("TN004", "roles cannot be changed"):
+                session.execute(change.format("amp_svc"))
         session.execute("SET amp.tenant_id = 't1'")
-        with raises("TN004", "roles cannot be changed"):
-            session.execute(change)
-    with amp.connect("amp_client") as client:
-        client.execute("ALTER ROLE amp_client PASSWORD NULL")
+        assert notes(session) == MINE
+
+
+@pytest.fixture
+def clients(cluster):
+    """clients(hardened): a database for clients; what they do to their role is undone."""
+    databases = []
+
+    def make(hardened):
+        databases.append(cluster.database(hardened=hardened, world=under_amp))
+        return databases[-1]
+
+    yield make
+    for database in databases:
+        database.drop()
+    with cluster.connect() as admin:
+        admin.execute("ALTER ROLE amp_client PASSWORD NULL VALID UNTIL 'infinity'; ALTER ROLE amp_client RESET ALL")
+
+
+@pytest.mark.still_open("unhardened")
+@pytest.mark.parametrize("change", ["ALTER ROLE {} PASSWORD 'mine'", "ALTER ROLE {} SET statement_timeout = '1h'"])
+def test_A7_own_role_of_clients_unhardened(clients, change):
+    """A client's session does to the role that it shares what PostgreSQL lets it do."""
+    with Proved(clients(False), KEY).open() as session:
+        session.execute(change.format("amp_client"))
+
+
+@pytest.mark.parametrize("kind", [KEY, TOKEN])
+@pytest.mark.parametrize("change", CHANGES)
+def test_A7_own_role_of_clients(clients, kind, change):
+    """In a hardened database it changes no role, before it has proved anything, and afterwards."""
+    proved = Proved(clients(True), kind)
+    with closing(proved.connect()) as session:
+        for entered in False, True:
+            with raises("TN004", "roles cannot be changed"):
+                session.execute(change.format("amp_client"))
+            if not entered:
+                proved.enter(session)
+        assert notes(session) == MINE
+
+
+def test_A7_own_role_of_who_has_it_alone(clients, new_role):
+    """A bound role is one user's own, who may change its password; not what it takes by SET ROLE. Who makes roles, owns the platform or
+    bypasses row security goes on."""
+    database = clients(True)
+    shared, maker, free = new_role("NOLOGIN"), new_role("LOGIN CREATEROLE"), new_role("LOGIN BYPASSRLS")
+    with database.connect() as admin:
+        admin.execute(f"GRANT {shared} TO amp_client")
+    with Proved(database, BOUND).open() as session:
+        session.execute("ALTER ROLE amp_client PASSWORD 'mine'; ALTER ROLE amp_client SET work_mem = '1MB'")
+        session.execute(f"SET ROLE {shared}")
+        for change in f"ALTER ROLE {shared} SET work_mem = '1MB'", "DROP OWNED BY CURRENT_USER":
+            with raises("TN004"):
+                session.execute(change)
+    for role in maker, free, "amp_ops":
+        with database.connect(role) as session:
+            session.execute(f"ALTER ROLE {role} SET work_mem = '1MB'; ALTER ROLE {role} RESET ALL")

@@ -66,6 +66,24 @@ def test_a_restored_database_is_hardened(source, copy, tmp_path, options, privil
     assert changed == ({("function", "pg_stat_get_activity(integer)")} if privileges else set())
 
 
+INITIAL = "SELECT count(*) FROM pg_init_privs WHERE objoid IN (SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message')"
+
+
+def test_what_another_version_has_with_other_arguments_is_not_in_the_dump(source, copy, tmp_path):
+    """PostgreSQL 17 gave pg_logical_emit_message() another argument: a dump of 15 that revokes it would stop there. The restore closes it all the same."""
+    file = dump(source, tmp_path / "dump.sql")
+    changes = [line for line in file.read_text().splitlines() if line.startswith(("REVOKE", "GRANT"))]
+    assert any("pg_stat_get_activity" in line for line in changes) and not any("pg_logical_emit_message" in line for line in changes)
+    restore(file, copy)
+    with copy.connect("amp_svc") as service, raises("42501"):
+        service.execute("SELECT pg_logical_emit_message(true, '', ''::text)")
+    for db in source, copy:
+        with db.connect() as admin:
+            assert admin.execute(INITIAL).fetchone() == (2,)
+            admin.execute("SELECT FROM amp.unharden()")
+            assert admin.execute(INITIAL).fetchone() == (0,)
+
+
 def test_data_restored_after_the_schema(source, copy, tmp_path, monkeypatch):
     """As a replica, too, the trigger fires."""
     restore(dump(source, tmp_path / "schema", "-Fc", "--schema-only", "--no-privileges"), copy)

@@ -488,6 +488,24 @@ def test_P1_who_sees_what(db):
         assert ops.execute("SELECT amp.stat_tenants_evicted()").fetchone()[0] >= 0
 
 
+COSTS = ["exec_time_ms", "shared_blks_hit", "shared_blks_read", "shared_blks_dirtied", "shared_blks_written", "temp_blks_read", "temp_blks_written",
+         "wal_bytes"]  # fmt: skip
+
+
+@pytest.mark.parametrize("relation", ["amp.stat_tenants", "amp.stat_tenants_data()"])
+def test_P1_what_it_costs_is_not_for_tenants(db, relation):
+    """Rows that policies hide cost, too. A tenant has its calls and rows."""
+    query = f"SELECT {', '.join(COSTS)} FROM {relation} WHERE tenant_id = 'ant'"
+    with service(db) as ant:
+        ant.execute("UPDATE app.missions SET name = 'new'")
+        assert ant.execute(query).fetchone() == (None,) * len(COSTS)
+        own = ant.execute(f"SELECT tenant_id, calls > 0, rows > 0, since <= now() FROM {relation}").fetchall()
+        assert own == [("ant", True, True, True)]
+    for user in "postgres", "amp_ops", "stats_reader":
+        with db.connect(user) as session:
+            assert all(cost is not None for cost in session.execute(query).fetchone())
+
+
 def test_P1_a_client_sees_his_proved_tenants_row(db):
     with service(db) as ant, service(db, "bee") as bee, db.connect("amp_ops") as ops:
         ant.execute("SELECT * FROM app.missions")

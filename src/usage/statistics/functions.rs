@@ -9,7 +9,8 @@ use pgrx::IntoDatum;
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 
 raw_function! {
-    /// `amp.stat_tenants_data() → setof record`: this database's tenants for who may see all, else the session's own.
+    /// `amp.stat_tenants_data() → setof record`: this database's tenants for who may see all, else the session's own, without
+    /// what it costs.
     amp_stat_tenants_data, pg_finfo_amp_stat_tenants_data, |fcinfo| {
         // SAFETY: this frame owns nothing; fcinfo is the function manager's.
         unsafe {
@@ -17,7 +18,8 @@ raw_function! {
                 let shared = shared()?;
                 // SAFETY: reads a variable of the backend.
                 let database: u32 = pg_sys::MyDatabaseId.into();
-                let own = if session::sees_statistics() { None } else { Some(resolve::tenant_if_set()?) };
+                let sees_all = session::sees_statistics();
+                let own = if sees_all { None } else { Some(resolve::tenant_if_set()?) };
                 let entries: Vec<Entry> = shared.share(|table| {
                     let visible = |entry: &Entry| {
                         entry.key.database == database && own.is_none_or(|own| own == Some(entry.key.tenant))
@@ -27,8 +29,9 @@ raw_function! {
                 pg_sys::InitMaterializedSRF(fcinfo, 0);
                 let result = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
                 for entry in &entries {
-                    let mut row = row(entry).map(|value| value.unwrap_or(Datum::null()));
-                    let mut nulls = row.map(|_| false);
+                    let row = row(entry, sees_all);
+                    let mut nulls = row.map(|value| value.is_none());
+                    let mut row = row.map(|value| value.unwrap_or(Datum::null()));
                     pg_sys::tuplestore_putvalues((*result).setResult, (*result).setDesc, row.as_mut_ptr(), nulls.as_mut_ptr());
                 }
                 (*fcinfo).isnull = true;
@@ -38,21 +41,23 @@ raw_function! {
     }
 }
 
-/// The columns of amp.stat_tenants_data(), in their order; none is null.
-fn row(entry: &Entry) -> [Option<Datum>; 12] {
+/// The columns of amp.stat_tenants_data(), in their order. What a scan costs tells of rows that the policies hide from it: time, blocks and WAL
+/// are for who may see all tenants' statistics, and null for a tenant.
+fn row(entry: &Entry, with_costs: bool) -> [Option<Datum>; 12] {
     let count = |counter| (entry.totals.get(counter) as i64).into_datum();
+    let cost = |counter| if with_costs { count(counter) } else { None };
     [
         entry.key.tenant.as_str().into_datum(),
         count(Counter::Calls),
         count(Counter::Rows),
-        (entry.totals.get(Counter::Nanoseconds) as f64 / 1e6).into_datum(),
-        count(Counter::SharedHit),
-        count(Counter::SharedRead),
-        count(Counter::SharedDirtied),
-        count(Counter::SharedWritten),
-        count(Counter::TempRead),
-        count(Counter::TempWritten),
-        count(Counter::WalBytes),
+        if with_costs { (entry.totals.get(Counter::Nanoseconds) as f64 / 1e6).into_datum() } else { None },
+        cost(Counter::SharedHit),
+        cost(Counter::SharedRead),
+        cost(Counter::SharedDirtied),
+        cost(Counter::SharedWritten),
+        cost(Counter::TempRead),
+        cost(Counter::TempWritten),
+        cost(Counter::WalBytes),
         entry.since.into_datum(),
     ]
 }
