@@ -6,9 +6,11 @@
 //!
 //! - Once the access paths of a table are known (indexes may use such conditions as before), its conditions are no longer taken for
 //!   leakproof: every filter then asks the policies first.
-//! - `a = b` of such conditions goes into an equivalence class, and what PostgreSQL derives from that has the security level of the class's
-//!   best member: with `b = tenant_id`, the policy's own. So an equation that computes something from columns which can fail, or do
-//!   something, is none before that is decided: it becomes `(a = b) IS TRUE`, which says the same of a condition.
+//! - `a = b` goes into an equivalence class, and what PostgreSQL derives from that has the security level of the class's best member: with
+//!   `b = tenant_id`, the policy's own. It may even stand for the policy: of `tenant_id = amp.tenant_id()` and `tenant_id = current_setting('x')`
+//!   one is asked of each row, and their equality once, before `x` changes. Outer joins derive from leaky conditions, too. So into a class with a
+//!   policy get columns and what cannot change alone, into others nothing that can fail or do something: such an equation becomes
+//!   `(a = b) IS TRUE`, which says the same of a condition, before PostgreSQL takes it for one.
 //! - Of two indexes that a bitmap scan combines, the second is asked only if the first has found something, hidden rows included, and only
 //!   then is its key computed. Where a key can fail, indexes are not combined.
 
@@ -24,6 +26,10 @@ unsafe extern "C-unwind" {
     fn get_func_leakproof(function: pg_sys::Oid) -> bool;
     fn get_opcode(operator: pg_sys::Oid) -> pg_sys::Oid;
     fn check_stack_depth();
+    fn op_mergejoinable(operator: pg_sys::Oid, of: pg_sys::Oid) -> bool;
+    fn exprType(expression: *const pg_sys::Node) -> pg_sys::Oid;
+    fn equal(one: *const std::ffi::c_void, other: *const std::ffi::c_void) -> bool;
+    fn lappend(list: *mut pg_sys::List, datum: *mut std::ffi::c_void) -> *mut pg_sys::List;
     fn palloc0(size: usize) -> *mut std::ffi::c_void;
     fn list_delete_ptr(list: *mut pg_sys::List, datum: *mut std::ffi::c_void) -> *mut pg_sys::List;
     fn add_path(table: *mut pg_sys::RelOptInfo, path: *mut pg_sys::Path);
@@ -70,19 +76,23 @@ unsafe extern "C-unwind" fn on_relation(
             next(root, relation, inherits, table);
         }
         if (*table).reloptkind == pg_sys::RelOptKind::RELOPT_BASEREL
-            && !(*entry(root, (*table).relid)).securityQuals.is_null()
+            && (*(*root).parse).hasRowSecurity
             && executor::installed()
         {
-            set_apart((*(*root).parse).jointree.cast());
-            for index in 1..(*root).simple_rel_array_size as pg_sys::Index {
-                let entry = entry(root, index);
-                if !entry.is_null() {
-                    // The views that a statement writes through may have conditions there, too.
-                    for conditions in cells((*entry).securityQuals) {
-                        set_apart_conditions(*conditions);
-                    }
+            let mut connected = policies(root);
+            loop {
+                let before = length(connected);
+                each_equation(root, |equation, _| connected = connect(root, *equation, connected));
+                if length(connected) == before {
+                    break;
                 }
             }
+            each_equation(root, |equation, is_full| {
+                // A full join has to be one of equations. It is an equivalence only through COALESCE of both sides, which is none of its own.
+                if !is_full && !may_be_derived_from(root, *equation, connected) {
+                    set_apart(equation);
+                }
+            });
         }
     }
 }
@@ -94,68 +104,275 @@ unsafe fn entry(root: *mut pg_sys::PlannerInfo, index: pg_sys::Index) -> *mut pg
     unsafe { *(*root).simple_rte_array.add(index as usize) }
 }
 
+/// # Safety
+/// A live list, or null.
+unsafe fn length(list: *const pg_sys::List) -> usize {
+    // SAFETY: by the contract above.
+    unsafe { list.as_ref().map_or(0, |list| list.length as usize) }
+}
+
 /// The pointers in a list.
 ///
 /// # Safety
 /// A live list of nodes, or null, that does not grow meanwhile.
 unsafe fn cells(list: *mut pg_sys::List) -> impl Iterator<Item = *mut *mut pg_sys::Node> {
     // SAFETY: by the contract above; it is as long as it says.
+    unsafe { (0..length(list)).map(move |position| (&raw mut (*(*list).elements.add(position)).ptr_value).cast()) }
+}
+
+/// What the policies compare. Behind the first of a table's there are others, and conditions of views that a statement writes through: of these
+/// the columns, and what cannot change.
+///
+/// # Safety
+/// A live query that is being planned, in a frame that owns nothing; so for those below.
+unsafe fn policies(root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::List {
+    let mut operands = std::ptr::null_mut();
+    // SAFETY: by the contract above.
     unsafe {
-        let length = list.as_ref().map_or(0, |list| list.length as usize);
-        (0..length).map(move |position| (&raw mut (*(*list).elements.add(position)).ptr_value).cast())
+        for index in 1..(*root).simple_rel_array_size as pg_sys::Index {
+            let entry = entry(root, index);
+            if entry.is_null() {
+                continue;
+            }
+            for (position, conditions) in cells((*entry).securityQuals).enumerate() {
+                each_equation_of(*conditions, false, &mut |condition, _| {
+                    for side in equation(*condition).into_iter().flatten() {
+                        if is_column(root, side) || is_fixed(side) || position == 0 && !contain_var_clause(side) {
+                            operands = lappend(operands, side.cast());
+                        }
+                    }
+                });
+            }
+        }
+    }
+    operands
+}
+
+/// Calls `body` with each equation of the query's WHERE and ON, and of the views that it writes through; and whether it is a full join's.
+///
+/// # Safety
+/// As above.
+unsafe fn each_equation(root: *mut pg_sys::PlannerInfo, mut body: impl FnMut(*mut *mut pg_sys::Node, bool)) {
+    // SAFETY: by the contract above.
+    unsafe {
+        each_equation_below((*(*root).parse).jointree.cast(), &mut body);
+        for index in 1..(*root).simple_rel_array_size as pg_sys::Index {
+            let entry = entry(root, index);
+            if !entry.is_null() && length((*entry).securityQuals) > 1 {
+                // Behind the first there are other policies, and such views' conditions.
+                cells((*entry).securityQuals).skip(1).for_each(|list| each_equation_of(*list, false, &mut body));
+            }
+        }
     }
 }
 
 /// # Safety
-/// A live node of a jointree, or null, of a query that is being planned; in a frame that owns nothing.
-unsafe fn set_apart(node: *mut pg_sys::Node) {
+/// As above, of a node of the jointree, or null.
+unsafe fn each_equation_below(node: *mut pg_sys::Node, body: &mut impl FnMut(*mut *mut pg_sys::Node, bool)) {
     // SAFETY: by the contract above; the tag says which node it is.
     unsafe {
         check_stack_depth();
         match node.as_ref().map(|node| node.type_) {
             Some(NodeTag::T_FromExpr) => {
                 let from = node.cast::<pg_sys::FromExpr>();
-                cells((*from).fromlist).for_each(|item| set_apart(*item));
-                set_apart_conditions((*from).quals);
+                cells((*from).fromlist).for_each(|item| each_equation_below(*item, body));
+                each_equation_of((*from).quals, false, body);
             }
             Some(NodeTag::T_JoinExpr) => {
                 let join = node.cast::<pg_sys::JoinExpr>();
-                set_apart((*join).larg);
-                set_apart((*join).rarg);
-                // A full join has to be one of equations. It is an equivalence only through COALESCE of both sides, which never counts as leakproof.
-                if (*join).jointype != pg_sys::JoinType::JOIN_FULL {
-                    set_apart_conditions((*join).quals);
-                }
+                each_equation_below((*join).larg, body);
+                each_equation_below((*join).rarg, body);
+                each_equation_of((*join).quals, (*join).jointype == pg_sys::JoinType::JOIN_FULL, body);
             }
             _ => {}
         }
     }
 }
 
-/// Keeps equations that must not be derived from out of equivalence classes.
-///
 /// # Safety
-/// Null, or conditions as the planner has them then: a list.
-unsafe fn set_apart_conditions(conditions: *mut pg_sys::Node) {
+/// As above, of conditions as the planner has them then: a list, or null.
+unsafe fn each_equation_of(
+    conditions: *mut pg_sys::Node,
+    is_full: bool,
+    body: &mut impl FnMut(*mut *mut pg_sys::Node, bool),
+) {
     // SAFETY: by the contract above; the tag says which node it is.
     unsafe {
-        if conditions.as_ref().is_none_or(|node| node.type_ != NodeTag::T_List) {
-            return;
+        if conditions.as_ref().is_some_and(|node| node.type_ == NodeTag::T_List) {
+            cells(conditions.cast())
+                .filter(|condition| equation(**condition).is_some())
+                .for_each(|condition| body(condition, is_full));
         }
-        for condition in cells(conditions.cast()) {
-            if (**condition).type_ != NodeTag::T_OpExpr || contain_leaked_vars(*condition) {
-                continue;
-            }
-            let operands = (*(*condition).cast::<pg_sys::OpExpr>()).args;
-            if cells(operands).any(|operand| contain_var_clause(*operand) && !is_harmless(*operand)) {
-                let test = palloc0(size_of::<pg_sys::BooleanTest>()).cast::<pg_sys::BooleanTest>();
-                (*test).xpr.type_ = NodeTag::T_BooleanTest;
-                (*test).arg = (*condition).cast();
-                (*test).booltesttype = pg_sys::BoolTestType::IS_TRUE;
-                (*test).location = -1;
-                *condition = test.cast();
+    }
+}
+
+/// The two sides of a condition from which PostgreSQL could derive others.
+///
+/// # Safety
+/// As above, of a live condition.
+unsafe fn equation(condition: *mut pg_sys::Node) -> Option<[*mut pg_sys::Node; 2]> {
+    // SAFETY: by the contract above; the tag says which node it is.
+    unsafe {
+        if (*condition).type_ != NodeTag::T_OpExpr {
+            return None;
+        }
+        let call = &*condition.cast::<pg_sys::OpExpr>();
+        if length(call.args) != 2 {
+            return None;
+        }
+        let sides: [*mut pg_sys::Node; 2] = [0, 1].map(|side| (*(*call.args).elements.add(side)).ptr_value.cast());
+        op_mergejoinable(call.opno, exprType(sides[0])).then(|| sides.map(|side| bare(side)))
+    }
+}
+
+/// An expression without what only says which type or collation it has.
+///
+/// # Safety
+/// As above, of a live expression.
+unsafe fn bare(mut node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    // SAFETY: by the contract above; the tag says which node it is.
+    unsafe {
+        loop {
+            node = match (*node).type_ {
+                NodeTag::T_RelabelType => (*node.cast::<pg_sys::RelabelType>()).arg.cast(),
+                NodeTag::T_CollateExpr => (*node.cast::<pg_sys::CollateExpr>()).arg.cast(),
+                _ => return node,
             }
         }
+    }
+}
+
+/// # Safety
+/// As above, of a list of expressions and another one.
+unsafe fn is_among(list: *mut pg_sys::List, node: *mut pg_sys::Node) -> bool {
+    // SAFETY: by the contract above; the tag says which node it is.
+    unsafe {
+        cells(list).any(|known| {
+            if (**known).type_ == NodeTag::T_Var && (*node).type_ == NodeTag::T_Var {
+                // Also where an outer join makes it null.
+                let (one, other) = (&*(*known).cast::<pg_sys::Var>(), &*node.cast::<pg_sys::Var>());
+                (one.varno, one.varattno, one.varlevelsup) == (other.varno, other.varattno, other.varlevelsup)
+            } else {
+                equal((*known).cast(), node.cast())
+            }
+        })
+    }
+}
+
+/// Adds what an equation connects with the policies, unless it will be set apart.
+///
+/// # Safety
+/// As above, of an equation.
+unsafe fn connect(
+    root: *mut pg_sys::PlannerInfo,
+    condition: *mut pg_sys::Node,
+    mut connected: *mut pg_sys::List,
+) -> *mut pg_sys::List {
+    // SAFETY: by the contract above.
+    unsafe {
+        if let Some([left, right]) = equation(condition) {
+            for (one, other) in [(left, right), (right, left)] {
+                if is_among(connected, one)
+                    && !is_among(connected, other)
+                    && (is_column(root, other) || is_fixed(other))
+                {
+                    connected = lappend(connected, other.cast());
+                }
+            }
+        }
+        connected
+    }
+}
+
+/// Whether nothing that PostgreSQL derives from an equation can fail, do something, or stand for a policy and say something else later.
+///
+/// # Safety
+/// As above, of an equation.
+unsafe fn may_be_derived_from(
+    root: *mut pg_sys::PlannerInfo,
+    condition: *mut pg_sys::Node,
+    connected: *mut pg_sys::List,
+) -> bool {
+    // SAFETY: by the contract above.
+    unsafe {
+        let Some(sides) = equation(condition) else {
+            return true;
+        };
+        if sides.iter().any(|side| is_among(connected, *side)) {
+            return sides.iter().all(|side| is_among(connected, *side));
+        }
+        let has_columns = sides.map(|side| contain_var_clause(side));
+        sides.iter().zip(has_columns).all(|(side, has_column)| {
+            !has_column || is_column(root, *side) || has_columns != [true; 2] && is_harmless(*side)
+        }) || contain_leaked_vars(condition)
+    }
+}
+
+/// Whether an expression is a column, or one as another type: not one of a UNION ALL that stands for an expression of its parts.
+///
+/// # Safety
+/// As above, of a live expression.
+unsafe fn is_column(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> bool {
+    // SAFETY: by the contract above; the tag says which node it is, and a column's number is one of its table's.
+    unsafe {
+        check_stack_depth();
+        match (*node).type_ {
+            NodeTag::T_Var => {
+                let var = &*node.cast::<pg_sys::Var>();
+                cells((*root).append_rel_list).all(|part| {
+                    let part = &*(*part).cast::<pg_sys::AppendRelInfo>();
+                    if var.varlevelsup != 0 || part.parent_relid != var.varno as pg_sys::Index {
+                        return true;
+                    }
+                    let column = usize::try_from(var.varattno - 1).ok();
+                    column
+                        .and_then(|column| cells(part.translated_vars).nth(column))
+                        .is_some_and(|translated| !(*translated).is_null() && is_column(root, bare(*translated)))
+                })
+            }
+            NodeTag::T_FuncExpr => {
+                let call = &*node.cast::<pg_sys::FuncExpr>();
+                call.funcformat != pg_sys::CoercionForm::COERCE_EXPLICIT_CALL
+                    && length(call.args) == 1
+                    && get_func_leakproof(call.funcid)
+                    && is_column(root, bare(*(&raw mut (*(*call.args).elements).ptr_value).cast()))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether an expression has one value for as long as a scan runs: a constant, a parameter, or what a leakproof function (as amp's are) makes of them.
+///
+/// # Safety
+/// As above, of a live expression.
+unsafe fn is_fixed(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: by the contract above; the tag says which node it is.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_Const | NodeTag::T_Param => true,
+            NodeTag::T_FuncExpr => {
+                let call = &*node.cast::<pg_sys::FuncExpr>();
+                get_func_leakproof(call.funcid) && cells(call.args).all(|argument| is_fixed(bare(*argument)))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Keeps an equation out of equivalence classes.
+///
+/// # Safety
+/// As above, of a live condition of the query.
+unsafe fn set_apart(condition: *mut *mut pg_sys::Node) {
+    // SAFETY: by the contract above; the node is made where the query's are.
+    unsafe {
+        let test = palloc0(size_of::<pg_sys::BooleanTest>()).cast::<pg_sys::BooleanTest>();
+        (*test).xpr.type_ = NodeTag::T_BooleanTest;
+        (*test).arg = (*condition).cast();
+        (*test).booltesttype = pg_sys::BoolTestType::IS_TRUE;
+        (*test).location = -1;
+        *condition = test.cast();
     }
 }
 
@@ -225,6 +442,17 @@ unsafe extern "C-unwind" fn on_paths(
         if (*(*root).parse).hasRowSecurity && executor::installed() {
             distrust((*table).baserestrictinfo);
             distrust((*table).joininfo);
+            distrust_derived(table);
+            if (*entry).inh {
+                // The paths of its parts may have got parameters, and with them derived conditions, only now.
+                for part in cells((*root).append_rel_list) {
+                    let part = (*(*part).cast::<pg_sys::AppendRelInfo>()).child_relid as usize;
+                    let part = *(*root).simple_rel_array.add(part);
+                    if !part.is_null() {
+                        distrust_derived(part);
+                    }
+                }
+            }
             part_indexes(root, table);
         }
     }
@@ -242,6 +470,19 @@ unsafe fn distrust(conditions: *mut pg_sys::List) {
             if (*condition).security_level > 0 {
                 (*condition).leakproof = false;
             }
+        }
+    }
+}
+
+/// The same for the conditions that were derived for its paths with parameters.
+///
+/// # Safety
+/// A table whose paths are known.
+unsafe fn distrust_derived(table: *mut pg_sys::RelOptInfo) {
+    // SAFETY: by the contract above.
+    unsafe {
+        for path in cells((*table).ppilist) {
+            distrust((*(*path).cast::<pg_sys::ParamPathInfo>()).ppi_clauses);
         }
     }
 }

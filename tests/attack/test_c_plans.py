@@ -219,6 +219,105 @@ def test_C4_derived_equations(plain, amp, query, deed):
     assert told["app.tenant"] or query.startswith(("in", "outer", "full")) or query.startswith("sampled") and deed == "constant function"
 
 
+# Statements in which the tenant's column is compared with something that the statement changes while it runs: PostgreSQL may ask that of each
+# row in the policy's place, and whether both are equal once.
+SWITCHING = {
+    "compared": "SELECT {switch}, note FROM orders WHERE tenant_id = {own}",
+    "turned round": "SELECT {switch}, note FROM orders WHERE {own} = tenant_id",
+    "through a column": "SELECT {switch}, o.note FROM orders o WHERE o.ref = {own} AND o.ref = o.tenant_id",
+    "in a list": "SELECT {switch}, note FROM orders WHERE tenant_id IN ({own})",
+    "in a subquery": "SELECT {switch}, note FROM orders WHERE tenant_id IN (SELECT {own})",
+    "by a row": "SELECT {switch}, note FROM orders WHERE (tenant_id, 1) = ({own}, 1)",
+    "by a CTE": "WITH q AS (SELECT {own} AS x) SELECT {switch}, note FROM orders, q WHERE tenant_id = x",
+    "joined": "SELECT {switch}, m.note FROM local o JOIN orders m ON o.k = m.tenant_id WHERE o.k = {own}",
+    "outer": "SELECT {switch}, m.note FROM local o LEFT JOIN orders m ON o.k = m.tenant_id WHERE o.k = {own}",
+    "two tables": "SELECT {switch}, m.note FROM parents p JOIN orders m USING (tenant_id) WHERE p.tenant_id = {own}",
+    "locking": "SELECT {switch}, note FROM orders WHERE tenant_id = {own} FOR UPDATE",
+    "deleting": "DELETE FROM orders WHERE tenant_id = {own} RETURNING {switch}, note",
+    "stealing": "UPDATE orders SET tenant_id = 't1', id = id + 100 WHERE tenant_id = {own} RETURNING {switch}, note",
+    "barrier": "CREATE OR REPLACE TEMP VIEW barrier WITH (security_barrier) AS SELECT * FROM orders WHERE tenant_id = {own};"
+               " DELETE FROM barrier RETURNING {switch}, note",
+    "union": "SELECT {switch}, u.note FROM (SELECT tenant_id, note FROM orders UNION ALL SELECT tenant_id, name FROM parents) u WHERE u.tenant_id = {own}",
+    "union, joined": "SELECT {switch}, u.note FROM (SELECT tenant_id, note FROM orders UNION ALL SELECT tenant_id, name FROM parents) u"
+                     " JOIN local o ON o.k = u.tenant_id WHERE o.k = {own}",
+}  # fmt: skip
+OWN = {"setting": "current_setting('my.x')", "function": "pg_temp.own()"}
+
+
+@pytest.mark.parametrize("indexes", ["on", "off"])
+@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize("query", SWITCHING)
+def test_C4_nothing_takes_the_policys_place(plain, amp, query, own, indexes):
+    """current_setting(), or a function that counts its calls, is equal to the own tenant when PostgreSQL looks, and another one afterwards."""
+    leaked = {}
+    for database, name in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        with database.connect() as admin:
+            admin.execute("ALTER TABLE orders ADD ref text COLLATE \"C\"; UPDATE orders SET ref = tenant_id")
+        before = database.connect().execute("SELECT count(*) FROM orders WHERE tenant_id = 't2'").fetchone()
+        heard = leaked[name] = []
+        with database.connect("amp_svc") as svc:
+            svc.execute(f"""
+                CREATE TEMP TABLE local (k text COLLATE "C"); INSERT INTO local VALUES ('t1'), ('t2');
+                CREATE FUNCTION pg_temp.own() RETURNS text COST 0.0000001 LANGUAGE plpgsql STABLE AS
+                    $$ BEGIN RETURN current_setting('my.x'); END $$;
+                SET enable_indexscan = {indexes}; SET enable_bitmapscan = {indexes}; SET {name} = 't1'""")
+            for cost in "0.0025", "0":
+                svc.execute(f"SET cpu_operator_cost = {cost}; SET my.x = 't1'")
+                with svc.transaction(force_rollback=True):
+                    for statement in SWITCHING[query].format(switch="set_config('my.x', 't2', false)", own=OWN[own]).split("; "):
+                        cursor = svc.execute(statement)
+                    heard += [row[1] for row in cursor.fetchall() if row[1] in (*THEIRS, "two")]
+        assert database.connect().execute("SELECT count(*) FROM orders WHERE tenant_id = 't2'").fetchone() == before
+    assert leaked["amp.tenant_id"] == []
+    assert leaked["app.tenant"] or query.startswith(("union", "barrier", "joined", "outer", "two", "through"))
+
+
+FAILING = "(SELECT current_setting('no.such'))"
+# What PostgreSQL derives from joins, and from columns of a UNION ALL, for a table under policies. {told} is a function of a hidden column's values.
+JOINS = {
+    "left": "SELECT FROM parents b LEFT JOIN orders a ON pg_temp.told(a.note) COLLATE \"C\" = b.tenant_id WHERE b.tenant_id = 't1'",
+    "not exists": "SELECT FROM parents b WHERE b.tenant_id = 't1' AND NOT EXISTS (SELECT FROM orders a WHERE pg_temp.told(a.note) COLLATE \"C\" = b.tenant_id)",
+    "a failing cast": "SELECT FROM parents b LEFT JOIN orders a ON nullif(substr(a.note, 1, 4), 'mine')::int::text COLLATE \"C\" = b.tenant_id WHERE b.tenant_id = 't1'",
+    "full below left": "SELECT FROM parents b LEFT JOIN (local x FULL JOIN orders y ON x.k = pg_temp.told(y.note) COLLATE \"C\")"
+                       " ON COALESCE(x.k, pg_temp.told(y.note) COLLATE \"C\") = b.tenant_id WHERE b.tenant_id = 't1'",
+    "union": "SELECT FROM (SELECT pg_temp.told(note) COLLATE \"C\" x FROM orders UNION ALL SELECT pg_temp.told(note) COLLATE \"C\" FROM orders) u"
+             " JOIN parents m ON u.x = m.tenant_id",
+    "union, deciding": f"SELECT FROM (SELECT CASE WHEN note >= 'secret' THEN {FAILING} ELSE 't1' END COLLATE \"C\" x FROM orders"
+                       f" UNION ALL SELECT CASE WHEN note >= 'secret' THEN {FAILING} ELSE 't1' END COLLATE \"C\" FROM orders) u JOIN parents m ON u.x = m.tenant_id",
+    "union without another table": f"SELECT FROM (SELECT CASE WHEN note >= 'secret' THEN {FAILING} ELSE 'k1' END COLLATE \"C\" x FROM orders"
+                                   " UNION ALL SELECT k FROM numbered) u JOIN (VALUES ('k5'), ('k6')) v(y) ON u.x = v.y",
+    "collations": "SELECT FROM (SELECT note COLLATE \"POSIX\" n, * FROM orders) s WHERE CASE WHEN CASE WHEN note >= 'secret' THEN n = tenant_id ELSE false END"
+                  " THEN 'x' ELSE 't1' END COLLATE \"C\" = note COLLATE \"C\" AND note COLLATE \"C\" = tenant_id",
+    "amp's functions": "SELECT FROM orders WHERE CASE WHEN CASE WHEN note >= 'secret' THEN amp.tenant_uuid() IS NULL ELSE false END"
+                       " THEN 'x' ELSE 't1' END COLLATE \"C\" = note COLLATE \"C\" AND note COLLATE \"C\" = tenant_id",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("query", JOINS)
+def test_C4_derived_by_joins(plain, amp, query):
+    """Outer joins derive from leaky conditions as well, UNION ALL hides an expression behind a column, and a leakproof operator may fail."""
+    told = {}
+    for database, name in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        heard = told[name] = []
+        with database.connect("amp_svc") as svc:
+            svc.add_notice_handler(lambda notice, heard=heard: heard.append(notice.message_primary))
+            svc.execute(f"""
+                CREATE FUNCTION pg_temp.told(text) RETURNS text COST 0.0000001 STRICT LANGUAGE plpgsql STABLE AS
+                    $$ BEGIN IF $1 = ANY ('{{secret,"secret, too","the last"}}') THEN RAISE NOTICE '%', $1; END IF; RETURN 'x'; END $$;
+                CREATE TEMP TABLE local (k text COLLATE "C"); INSERT INTO local VALUES ('t1');
+                CREATE TEMP TABLE numbered (k text COLLATE "C" PRIMARY KEY); INSERT INTO numbered SELECT 'k' || n FROM generate_series(1, 10000) n;
+                ANALYZE numbered; SET {name} = 't1'""")
+            for cost in "0.0025", "0":
+                for settings in "", "SET enable_indexscan = off; SET enable_bitmapscan = off", "RESET enable_indexscan; SET enable_hashjoin = off; SET enable_mergejoin = off":
+                    svc.execute(f"SET cpu_operator_cost = {cost}; {settings}")
+                    try:
+                        svc.execute(JOINS[query])
+                    except psycopg.Error as error:
+                        heard.append(error.sqlstate)
+    assert told["amp.tenant_id"] == []
+    assert told["app.tenant"] or query in ("full below left", "collations", "amp's functions", "a failing cast", "union without another table")
+
+
 def test_C4_an_index_that_is_asked_only_if_another_has_found_something(plain, amp):
     """Bitmaps of two indexes are combined: the second one's key is computed only if the first bitmap is not empty, hidden rows included."""
     told = {}
