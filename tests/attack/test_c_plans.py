@@ -340,6 +340,57 @@ def test_C4_an_index_that_is_asked_only_if_another_has_found_something(plain, am
     assert told["amp.tenant_id"] in ([("filler 7", "22012")], [(value, "22012") for value in ("secret", "zzz", "filler 7")])
 
 
+RECHECKED = {
+    "hash": ("CREATE INDEX ON orders USING hash (note)", "enable_seqscan, enable_bitmapscan"),
+    "bitmap of a hash": ("CREATE INDEX ON orders USING hash (note)", "enable_seqscan, enable_indexscan"),
+    "brin": ("CREATE INDEX ON orders USING brin (note)", "enable_seqscan, enable_indexscan"),
+}
+
+
+@pytest.mark.parametrize("index", RECHECKED)
+def test_C4_a_key_that_is_compared_again(plain, amp, index):
+    """Some indexes find candidates, which are compared with the key before a policy is asked: a function in the key hears how many there are."""
+    heard = {}
+    for database, name in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        with database.connect("amp_owner") as owner:
+            owner.execute(RECHECKED[index][0])
+        for there in True, False:
+            with database.connect() as admin:
+                admin.execute("UPDATE orders SET note = %s WHERE id = 21", ["secret" if there else "another"])
+            notices = heard[name, there] = []
+            with database.connect("amp_svc") as svc:
+                svc.add_notice_handler(lambda notice, notices=notices: notices.append(notice.message_primary))
+                svc.execute(f"""
+                    CREATE FUNCTION pg_temp.key(text) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE NOTICE 'asked'; RETURN $1; END $$;
+                    SET {name} = 't1'""")
+                for setting in RECHECKED[index][1].split(", "):
+                    svc.execute(f"SET {setting} = off")
+                assert svc.execute("SELECT count(*) FROM orders WHERE note = pg_temp.key('secret')").fetchone() == (0,)
+    assert heard["amp.tenant_id", True] == heard["amp.tenant_id", False]
+    assert heard["app.tenant", True] != heard["app.tenant", False] or index == "brin"
+
+
+def test_C4_a_row_that_is_in_the_way(plain, amp):
+    """ON CONFLICT DO UPDATE WHERE is asked of another tenant's row, if a key without the tenant finds it, before the policies' error."""
+    for database, name in (plain, "app.tenant"), (amp, "amp.tenant_id"):
+        database.open_hole("CREATE UNIQUE INDEX ON orders (id)") if database is amp else None
+        heard = []
+        with database.connect("amp_svc") as svc:
+            svc.add_notice_handler(lambda notice, heard=heard: heard.append(notice.message_primary))
+            svc.execute(f"""
+                CREATE FUNCTION pg_temp.told(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$;
+                SET {name} = 't1'""")
+            for insert in ("INSERT INTO orders (id, tenant_id, note) VALUES ({0}, 't1', 'x')", "WITH w AS (INSERT INTO orders (id, tenant_id, note) VALUES ({0}, 't1', 'x')"):
+                end = " ON CONFLICT (id) DO UPDATE SET note = 'mine' WHERE pg_temp.told(orders.note)" + (" RETURNING 1) TABLE w" if insert.startswith("WITH") else "")
+                with raises("42501"):
+                    svc.execute(insert.format(21) + end)
+                assert svc.execute(insert.format(11) + end).rowcount == 1
+            svc.execute("DELETE FROM orders WHERE id = 12")
+            assert svc.execute("INSERT INTO orders (id, tenant_id, note) VALUES (12, 't1', 'x') ON CONFLICT (id) DO UPDATE SET note = 'y' WHERE false").rowcount == 1
+            assert svc.execute("INSERT INTO orders (id, tenant_id, note) VALUES (12, 't1', 'x') ON CONFLICT (id) DO UPDATE SET note = 'y' WHERE false").rowcount == 0
+        assert heard == (["secret", "mine", "secret", "mine"] if database is plain else ["mine", "mine"])
+
+
 def test_C4_own_functions_and_tables_tell_nothing(amp):
     """amp's leakproof functions with a hidden column's value for an argument, and conditions on amp's own tables."""
     heard = []
