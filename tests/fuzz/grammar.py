@@ -357,6 +357,22 @@ class Grammar:
         resets = [f"RESET {setting.split()[1]}" for setting in settings]
         return [Statement("derived", sql) for sql in (*settings, statement, *resets)]
 
+    @makes("switched", 1, lambda grammar: grammar.world.ordered)
+    def _(self):
+        """Compares the tenant's column with a setting that is A when the statement starts, and B afterwards."""
+        table = self.pick("accounts", "orders", "items", "tickets")
+        mine, theirs = self.world.tenants
+        value = f"current_setting('my.x')::{self.world.tenant_type}" + (' COLLATE "C"' if self.world.tenant_type == "text" else "")
+        switch = f"set_config('my.x', '{theirs}', false)"
+        where = self.pick(f"tenant_id = {value}", f"tenant_id IN ({value})", f"(tenant_id, true) = ({value}, true)")
+        statement = self.pick(
+            f"SELECT {switch}, t.* FROM {table} t WHERE {where}",
+            f"SELECT {switch}, t.* FROM (VALUES ({value}), ('{theirs}')) v(k) JOIN {table} t ON v.k = t.tenant_id WHERE v.k = {value}",
+            f"DELETE FROM {table} WHERE {where} AND id::text <> '' RETURNING {switch}, *",
+            f"UPDATE {table} SET id = id WHERE {where} RETURNING {switch}, *",
+        )
+        return [Statement("switched", sql) for sql in (f"SET my.x = '{mine}'", statement)]
+
     @makes("on conflict", 4)
     def _(self):
         n, m = self.new(), next(self.fresh)

@@ -19,6 +19,7 @@ LEAKS = [
     ("foreign key", VALUES, "error 23503", 40),
     ("exclusion", VALUES, "error 23P01", 40),
     ("derived", VALUES, "error 22012", 400),
+    ("switched", VALUES, "SELECT", 40),
     ("on conflict", VALUES, "INSERT 0", 60),
     ("merge", VALUES, "error 23505", 40),
     ("explain analyze", VALUES, "Rows Removed by Filter", 60),
