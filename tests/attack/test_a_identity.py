@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from credentials import claims, token
-from harness import Cluster, raises
+from harness import HARDENED, Cluster, raises
 from proofs import BOUND, KEY, SERVICE, TOKEN, Proved, authenticate
 from test_a_context_forging import A4_READ, A4_WRITES, MALFORMED, RESETS, WAYS
 from world import MINE, THEIRS, column, notes, people, snapshot, under_amp
@@ -74,6 +74,11 @@ def test_A1_set_to_another_user(proved):
 FORGED = ["amp.identity", "amp.require_token", "amp.context_scope", "amp.token_leeway", "amp.parallel_context"]
 
 
+def shares_its_role(proved):
+    """Whether others may log in with the same role, so that no session changes it: a service's, and any that is not bound, in a hardened database."""
+    return proved.kind == SERVICE or HARDENED and proved.kind != BOUND
+
+
 @pytest.mark.parametrize("setting", FORGED)
 def test_A1_set_what_the_proof_is_kept_in(proved, setting):
     """The proof and the rules for it are settings, too: they are written, copied from another session, or taken away."""
@@ -88,7 +93,7 @@ def test_A1_set_what_the_proof_is_kept_in(proved, setting):
                        f"CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql SET {setting} FROM CURRENT AS 'SELECT 1'"):
             with raises("42501"):
                 session.execute(attack)
-        with raises("TN004" if proved.kind == SERVICE else "42501"):
+        with raises("TN004" if shares_its_role(proved) else "42501"):
             session.execute(f"ALTER ROLE {proved.role} SET {setting} = '{value}'")
         for local in True, False:
             with raises("42501"):
@@ -251,20 +256,20 @@ def test_A6_proof_in_a_function_with_a_set_clause(proved):
 
 
 def test_A7_role_and_database_settings(proved):
-    """ALTER ROLE and ALTER DATABASE … SET the tenant, or drop the superuser's rules, for every new session. A service's changes no role at all."""
+    """ALTER ROLE and ALTER DATABASE … SET the tenant, or drop the superuser's rules, for every new session. One that shares its role changes none at all."""
     proved.set("amp.context_scope = 'transaction'")
-    service = proved.kind == SERVICE
+    shared = shares_its_role(proved)
     with proved.open() as session:
         for way in f"ALTER ROLE {proved.role}", f"ALTER ROLE {proved.role} IN DATABASE {proved.database.name}":
-            with raises("TN004" if service else "TN006"):
+            with raises("TN004" if shared else "TN006"):
                 session.execute(f"{way} SET amp.tenant_id = 't2'")
             for rule in "SET amp.require_token = off", "SET amp.context_scope = 'session'", "SET amp.token_leeway = 300":
-                with raises("TN004" if service else "42501"):
+                with raises("TN004" if shared else "42501"):
                     session.execute(f"{way} {rule}")
             try:
                 session.execute(f"{way} RESET ALL")
             except psycopg.Error as error:
-                assert error.sqlstate == ("TN004" if service else "42501")
+                assert error.sqlstate == ("TN004" if shared else "42501")
         with raises("42501"):
             session.execute(f"ALTER DATABASE {proved.database.name} SET amp.tenant_id = 't2'")
     with proved.connect(autocommit=False) as session:

@@ -7,7 +7,7 @@
 //! more: where that calls a function of the client's, it is not used.
 
 use super::cells;
-use super::equations::{equation, is_among, policies};
+use super::equations::{is_among, is_equation, policies, sides};
 use super::harmless::{is_harmless, is_quiet};
 use crate::backend::Local;
 use crate::context::executor;
@@ -16,6 +16,7 @@ use std::cell::Cell;
 
 unsafe extern "C-unwind" {
     // Not through pgrx's guards: an error of the planner has to pass with every field it has.
+    fn palloc0(size: usize) -> *mut std::ffi::c_void;
     fn list_delete_ptr(list: *mut pg_sys::List, datum: *mut std::ffi::c_void) -> *mut pg_sys::List;
     fn add_path(table: *mut pg_sys::RelOptInfo, path: *mut pg_sys::Path);
     fn create_seqscan_path(
@@ -94,15 +95,24 @@ unsafe fn distrust(conditions: *mut pg_sys::List) {
     }
 }
 
-/// The same for the conditions that were derived for its paths with parameters.
+/// The same for the conditions that were derived for its paths with parameters. Each is in the paths of both tables of a join, and whether an index of
+/// the other one may use it is asked later: these get copies.
 ///
 /// # Safety
-/// A table whose paths are known.
+/// A table whose paths are known, in a frame that owns nothing.
 unsafe fn distrust_derived(table: *mut pg_sys::RelOptInfo) {
-    // SAFETY: by the contract above.
+    // SAFETY: by the contract above; the copy is made where the planner's are, and the list is the path's own.
     unsafe {
         for path in cells((*table).ppilist) {
-            distrust((*(*path).cast::<pg_sys::ParamPathInfo>()).ppi_clauses);
+            for condition in cells((*(*path).cast::<pg_sys::ParamPathInfo>()).ppi_clauses) {
+                let derived = (*condition).cast::<pg_sys::RestrictInfo>();
+                if (*derived).security_level > 0 && (*derived).leakproof {
+                    let copy = palloc0(size_of::<pg_sys::RestrictInfo>()).cast::<pg_sys::RestrictInfo>();
+                    copy.write(*derived);
+                    (*copy).leakproof = false;
+                    *condition = copy.cast();
+                }
+            }
         }
     }
 }
@@ -236,10 +246,11 @@ unsafe fn is_led_by_tenant(root: *mut pg_sys::PlannerInfo, index: *mut pg_sys::I
     unsafe {
         let compared = policies(root);
         some_condition(index, &|condition| {
+            let clause = condition.clause.cast();
+            let of_tenant = |side: &*mut pg_sys::Node| (**side).type_ == NodeTag::T_Var && is_among(compared, *side);
             condition.security_level == 0
-                && equation(condition.clause.cast()).is_some_and(|sides| {
-                    sides.iter().any(|side| (**side).type_ == NodeTag::T_Var && is_among(compared, *side))
-                })
+                && sides(clause).is_some_and(|sides| sides.iter().any(of_tenant))
+                && is_equation(clause)
         })
     }
 }

@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn on_relation(
             }
             each_equation(root, |equation, is_full| {
                 // A full join has to be one of equations. It is an equivalence only through COALESCE of both sides, which is none of its own.
-                if !is_full && !may_be_derived_from(root, *equation, connected) {
+                if !is_full && !may_be_derived_from(root, *equation, connected) && is_equation(*equation) {
                     set_apart(equation);
                 }
             });
@@ -92,7 +92,7 @@ pub(super) unsafe fn policies(root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::Li
             }
             for (position, conditions) in cells((*entry).securityQuals).enumerate() {
                 each_equation_of(*conditions, false, &mut |condition, _| {
-                    for side in equation(*condition).into_iter().flatten() {
+                    for side in sides(*condition).into_iter().flatten() {
                         if is_column(root, side) || is_fixed(side) || position == 0 && !contain_var_clause(side) {
                             operands = lappend(operands, side.cast());
                         }
@@ -104,7 +104,8 @@ pub(super) unsafe fn policies(root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::Li
     operands
 }
 
-/// Calls `body` with each equation of the query's WHERE and ON, and of the views that it writes through; and whether it is a full join's.
+/// Calls `body` with each condition of two sides in the query's WHERE and ON, and in the views that it writes through; and whether it is a full
+/// join's.
 ///
 /// # Safety
 /// As above.
@@ -156,28 +157,36 @@ unsafe fn each_equation_of(
     unsafe {
         if conditions.as_ref().is_some_and(|node| node.type_ == NodeTag::T_List) {
             cells(conditions.cast())
-                .filter(|condition| equation(**condition).is_some())
+                .filter(|condition| sides(**condition).is_some())
                 .for_each(|condition| body(condition, is_full));
         }
     }
 }
 
-/// The two sides of a condition from which PostgreSQL could derive others.
+/// The two sides of a condition that may be an equation.
 ///
 /// # Safety
 /// As above, of a live condition.
-pub(super) unsafe fn equation(condition: *mut pg_sys::Node) -> Option<[*mut pg_sys::Node; 2]> {
+pub(super) unsafe fn sides(condition: *mut pg_sys::Node) -> Option<[*mut pg_sys::Node; 2]> {
     // SAFETY: by the contract above; the tag says which node it is.
     unsafe {
         if (*condition).type_ != NodeTag::T_OpExpr {
             return None;
         }
         let call = &*condition.cast::<pg_sys::OpExpr>();
-        if length(call.args) != 2 {
-            return None;
-        }
-        let sides: [*mut pg_sys::Node; 2] = [0, 1].map(|side| (*(*call.args).elements.add(side)).ptr_value.cast());
-        op_mergejoinable(call.opno, exprType(sides[0])).then(|| sides.map(|side| bare(side)))
+        (length(call.args) == 2).then(|| [0, 1].map(|side| bare((*(*call.args).elements.add(side)).ptr_value.cast())))
+    }
+}
+
+/// Whether PostgreSQL takes a condition that has two sides for an equation. Not asked before it matters: it looks into the catalogs.
+///
+/// # Safety
+/// As above, of a live condition that has two sides.
+pub(super) unsafe fn is_equation(condition: *mut pg_sys::Node) -> bool {
+    // SAFETY: by the contract above.
+    unsafe {
+        let call = &*condition.cast::<pg_sys::OpExpr>();
+        op_mergejoinable(call.opno, exprType((*(*call.args).elements).ptr_value.cast()))
     }
 }
 
@@ -226,7 +235,7 @@ unsafe fn connect(
 ) -> *mut pg_sys::List {
     // SAFETY: by the contract above.
     unsafe {
-        if let Some([left, right]) = equation(condition) {
+        if let Some([left, right]) = sides(condition) {
             for (one, other) in [(left, right), (right, left)] {
                 if is_among(connected, one)
                     && !is_among(connected, other)
@@ -251,7 +260,7 @@ unsafe fn may_be_derived_from(
 ) -> bool {
     // SAFETY: by the contract above.
     unsafe {
-        let Some(sides) = equation(condition) else {
+        let Some(sides) = sides(condition) else {
             return true;
         };
         if sides.iter().any(|side| is_among(connected, *side)) {
