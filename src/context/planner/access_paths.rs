@@ -193,7 +193,7 @@ unsafe fn is_hasty(root: *mut pg_sys::PlannerInfo, path: *mut pg_sys::Node) -> b
     }
 }
 
-/// Whether an index that finds hidden rows is asked by a key that calls a function of somebody's.
+/// Whether an index that finds hidden rows is asked by a key, or for an order, that calls a function of somebody's.
 ///
 /// # Safety
 /// As above, of an index's path, or one of a bitmap.
@@ -201,7 +201,10 @@ unsafe fn is_heard(root: *mut pg_sys::PlannerInfo, path: *mut pg_sys::Node) -> b
     // SAFETY: by the contract above.
     unsafe {
         let calls = |condition: &pg_sys::RestrictInfo| !is_quiet(condition.clause.cast());
-        each_index(path, &|index| some_condition(index, &calls) && !is_led_by_tenant(root, index))
+        each_index(path, &|index| {
+            (some_condition(index, &calls) || cells((*index).indexorderbys).any(|order| !is_quiet(*order)))
+                && !is_led_by_tenant(root, index)
+        })
     }
 }
 
@@ -237,7 +240,7 @@ unsafe fn some_condition(index: *mut pg_sys::IndexPath, is: &dyn Fn(&pg_sys::Res
     }
 }
 
-/// Whether an index is asked for what a policy compares: it finds the own tenant's rows alone.
+/// Whether an index is asked first of all for what a policy compares: it finds the own tenant's rows alone, and compares that first.
 ///
 /// # Safety
 /// As above.
@@ -245,12 +248,17 @@ unsafe fn is_led_by_tenant(root: *mut pg_sys::PlannerInfo, index: *mut pg_sys::I
     // SAFETY: by the contract above.
     unsafe {
         let compared = policies(root);
-        some_condition(index, &|condition| {
-            let clause = condition.clause.cast();
-            let of_tenant = |side: &*mut pg_sys::Node| (**side).type_ == NodeTag::T_Var && is_among(compared, *side);
-            condition.security_level == 0
-                && sides(clause).is_some_and(|sides| sides.iter().any(of_tenant))
-                && is_equation(clause)
+        let of_tenant = |side: &*mut pg_sys::Node| (**side).type_ == NodeTag::T_Var && is_among(compared, *side);
+        cells((*index).indexclauses).any(|clause| {
+            let clause = &*(*clause).cast::<pg_sys::IndexClause>();
+            clause.indexcol == 0
+                && cells(clause.indexquals).any(|condition| {
+                    let condition = &*(*condition).cast::<pg_sys::RestrictInfo>();
+                    let clause = condition.clause.cast();
+                    condition.security_level == 0
+                        && sides(clause).is_some_and(|sides| sides.iter().any(of_tenant))
+                        && is_equation(clause)
+                })
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::backend::Local;
 use crate::context::executor;
 use pgrx::pg_sys::{self, NodeTag};
 use std::cell::Cell;
+use std::ffi::c_int;
 
 unsafe extern "C-unwind" {
     // Not through pgrx's guards: an error of the planner has to pass with every field it has.
@@ -22,6 +23,8 @@ unsafe extern "C-unwind" {
     fn check_stack_depth();
     fn lappend(list: *mut pg_sys::List, datum: *mut std::ffi::c_void) -> *mut pg_sys::List;
     fn palloc0(size: usize) -> *mut std::ffi::c_void;
+    fn SearchSysCache1(cache: c_int, key: pg_sys::Datum) -> pg_sys::HeapTuple;
+    fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
 }
 
 static NEXT: Local<Cell<pg_sys::get_relation_info_hook_type>> = Local::new(Cell::new(None));
@@ -59,9 +62,16 @@ unsafe extern "C-unwind" fn on_relation(
                     break;
                 }
             }
-            each_equation(root, |equation, is_full| {
-                // A full join has to be one of equations. It is an equivalence only through COALESCE of both sides, which is none of its own.
-                if !is_full && !may_be_derived_from(root, *equation, connected) && is_equation(*equation) {
+            each_equation(root, |equation, of| {
+                let may_be_derived_from = match of {
+                    // It has to be one of equations. It is an equivalence only through COALESCE of both sides, which is none of its own.
+                    Of::FullJoin => true,
+                    Of::Statement => may_be_derived_from(root, *equation, connected),
+                    Of::View => {
+                        sides(*equation).into_iter().flatten().all(|side| is_column(root, side) || is_fixed(side))
+                    }
+                };
+                if !may_be_derived_from && is_equation(*equation) {
                     set_apart(equation);
                 }
             });
@@ -76,24 +86,41 @@ unsafe fn entry(root: *mut pg_sys::PlannerInfo, index: pg_sys::Index) -> *mut pg
     unsafe { *(*root).simple_rte_array.add(index as usize) }
 }
 
+/// Whether a table of the query is under row security: else what stands before its other conditions is a client's, of a view that he writes through.
+///
+/// # Safety
+/// A live query that is being planned, in a frame that owns nothing; so for those below.
+unsafe fn has_policies(entry: *mut pg_sys::RangeTblEntry) -> bool {
+    // SAFETY: a catalog look-up by object id; the tuple of this cache is a row of pg_class.
+    unsafe {
+        let tuple = SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as c_int, (*entry).relid.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let has = (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_class>(tuple)).relrowsecurity;
+        ReleaseSysCache(tuple);
+        has
+    }
+}
+
 /// What the policies compare. Behind the first of a table's there are others, and conditions of views that a statement writes through: of these
 /// the columns, and what cannot change.
 ///
 /// # Safety
-/// A live query that is being planned, in a frame that owns nothing; so for those below.
+/// As above.
 pub(super) unsafe fn policies(root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::List {
     let mut operands = std::ptr::null_mut();
     // SAFETY: by the contract above.
     unsafe {
         for index in 1..(*root).simple_rel_array_size as pg_sys::Index {
             let entry = entry(root, index);
-            if entry.is_null() {
+            if entry.is_null() || (*entry).securityQuals.is_null() || !has_policies(entry) {
                 continue;
             }
             for (position, conditions) in cells((*entry).securityQuals).enumerate() {
-                each_equation_of(*conditions, false, &mut |condition, _| {
+                each_equation_of(*conditions, Of::Statement, &mut |condition, _| {
                     for side in sides(*condition).into_iter().flatten() {
-                        if is_column(root, side) || is_fixed(side) || position == 0 && !contain_var_clause(side) {
+                        if position == 0 || is_column(root, side) || is_fixed(side) {
                             operands = lappend(operands, side.cast());
                         }
                     }
@@ -104,28 +131,40 @@ pub(super) unsafe fn policies(root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::Li
     operands
 }
 
-/// Calls `body` with each condition of two sides in the query's WHERE and ON, and in the views that it writes through; and whether it is a full
-/// join's.
+/// Where an equation stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    /// In WHERE or ON, or behind a table's policies.
+    Statement,
+    /// In the ON of a full join.
+    FullJoin,
+    /// In a view that the statement writes through, of a table without policies: before all others, as policies are.
+    View,
+}
+
+/// Calls `body` with each condition of two sides in the query's WHERE and ON, and in the views that it writes through.
 ///
 /// # Safety
 /// As above.
-unsafe fn each_equation(root: *mut pg_sys::PlannerInfo, mut body: impl FnMut(*mut *mut pg_sys::Node, bool)) {
+unsafe fn each_equation(root: *mut pg_sys::PlannerInfo, mut body: impl FnMut(*mut *mut pg_sys::Node, Of)) {
     // SAFETY: by the contract above.
     unsafe {
         each_equation_below((*(*root).parse).jointree.cast(), &mut body);
         for index in 1..(*root).simple_rel_array_size as pg_sys::Index {
             let entry = entry(root, index);
-            if !entry.is_null() && length((*entry).securityQuals) > 1 {
-                // Behind the first there are other policies, and such views' conditions.
-                cells((*entry).securityQuals).skip(1).for_each(|list| each_equation_of(*list, false, &mut body));
+            if entry.is_null() || (*entry).securityQuals.is_null() {
+                continue;
             }
+            // Behind the first policy there are others, and such views' conditions.
+            let (policies, of) = if has_policies(entry) { (1, Of::Statement) } else { (0, Of::View) };
+            cells((*entry).securityQuals).skip(policies).for_each(|list| each_equation_of(*list, of, &mut body));
         }
     }
 }
 
 /// # Safety
 /// As above, of a node of the jointree, or null.
-unsafe fn each_equation_below(node: *mut pg_sys::Node, body: &mut impl FnMut(*mut *mut pg_sys::Node, bool)) {
+unsafe fn each_equation_below(node: *mut pg_sys::Node, body: &mut impl FnMut(*mut *mut pg_sys::Node, Of)) {
     // SAFETY: by the contract above; the tag says which node it is.
     unsafe {
         check_stack_depth();
@@ -133,13 +172,14 @@ unsafe fn each_equation_below(node: *mut pg_sys::Node, body: &mut impl FnMut(*mu
             Some(NodeTag::T_FromExpr) => {
                 let from = node.cast::<pg_sys::FromExpr>();
                 cells((*from).fromlist).for_each(|item| each_equation_below(*item, body));
-                each_equation_of((*from).quals, false, body);
+                each_equation_of((*from).quals, Of::Statement, body);
             }
             Some(NodeTag::T_JoinExpr) => {
                 let join = node.cast::<pg_sys::JoinExpr>();
                 each_equation_below((*join).larg, body);
                 each_equation_below((*join).rarg, body);
-                each_equation_of((*join).quals, (*join).jointype == pg_sys::JoinType::JOIN_FULL, body);
+                let of = if (*join).jointype == pg_sys::JoinType::JOIN_FULL { Of::FullJoin } else { Of::Statement };
+                each_equation_of((*join).quals, of, body);
             }
             _ => {}
         }
@@ -148,17 +188,13 @@ unsafe fn each_equation_below(node: *mut pg_sys::Node, body: &mut impl FnMut(*mu
 
 /// # Safety
 /// As above, of conditions as the planner has them then: a list, or null.
-unsafe fn each_equation_of(
-    conditions: *mut pg_sys::Node,
-    is_full: bool,
-    body: &mut impl FnMut(*mut *mut pg_sys::Node, bool),
-) {
+unsafe fn each_equation_of(conditions: *mut pg_sys::Node, of: Of, body: &mut impl FnMut(*mut *mut pg_sys::Node, Of)) {
     // SAFETY: by the contract above; the tag says which node it is.
     unsafe {
         if conditions.as_ref().is_some_and(|node| node.type_ == NodeTag::T_List) {
             cells(conditions.cast())
                 .filter(|condition| sides(**condition).is_some())
-                .for_each(|condition| body(condition, is_full));
+                .for_each(|condition| body(condition, of));
         }
     }
 }
@@ -266,10 +302,13 @@ unsafe fn may_be_derived_from(
         if sides.iter().any(|side| is_among(connected, *side)) {
             return sides.iter().all(|side| is_among(connected, *side));
         }
-        let has_columns = sides.map(|side| contain_var_clause(side));
-        sides.iter().zip(has_columns).all(|(side, has_column)| {
-            !has_column || is_column(root, *side) || has_columns != [true; 2] && is_harmless(*side)
-        }) || contain_leaked_vars(condition)
+        let is_plain = |side| is_column(root, side) || !contain_var_clause(side);
+        let [left, right] = sides;
+        is_plain(left) && is_plain(right)
+            // What is computed from columns may be equal to what cannot change.
+            || is_harmless(left) && is_fixed(right)
+            || is_fixed(left) && is_harmless(right)
+            || contain_leaked_vars(condition)
     }
 }
 
