@@ -340,14 +340,24 @@ def test_C4_an_index_that_is_asked_only_if_another_has_found_something(plain, am
     assert told["amp.tenant_id"] in ([("filler 7", "22012")], [(value, "22012") for value in ("secret", "zzz", "filler 7")])
 
 
-def test_C4_a_condition_of_an_own_view_is_no_policy(plain, amp):
-    """A view that a statement writes through, of the client's own table: its condition stands where policies stand, and is equated with the tenant's column."""
+OWN_TABLES = {
+    "view": "CREATE TEMP VIEW own WITH (security_barrier) AS SELECT * FROM local WHERE k = current_setting('my.x')",
+    "view of a table with row security": """ALTER TABLE local ENABLE ROW LEVEL SECURITY;
+        CREATE TEMP VIEW own WITH (security_barrier) AS SELECT * FROM local WHERE k = current_setting('my.x')""",
+    "policy": """ALTER TABLE local ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY p ON local USING (k = current_setting('my.x')) WITH CHECK (true);
+        CREATE TEMP VIEW own AS SELECT * FROM local""",
+}
+
+
+@pytest.mark.parametrize("own", OWN_TABLES)
+def test_C4_a_condition_of_ones_own_is_no_policy(plain, amp, own):
+    """The client's own condition stands where policies stand, in a view that a statement writes through or as a policy of his table, and is equated
+    with the tenant's column."""
     for database, name in (plain, "app.tenant"), (amp, "amp.tenant_id"):
         with database.connect("amp_svc") as svc:
             svc.execute(f"""
                 CREATE TEMP TABLE local (k text COLLATE "C", n int); INSERT INTO local SELECT 't1', n FROM generate_series(1, 10) n;
-                CREATE TEMP VIEW own WITH (security_barrier) AS SELECT * FROM local WHERE k = current_setting('my.x');
-                SET {name} = 't1'; SET my.x = 't1'; SET my.heard = ''""")
+                {OWN_TABLES[own]}; SET {name} = 't1'; SET my.x = 't1'; SET my.heard = ''""")
             svc.execute("""
                 UPDATE own SET n = 2 FROM orders m WHERE m.tenant_id = current_setting('my.x')
                 AND set_config('my.heard', concat(current_setting('my.heard'), ' ', m.note), false) <> set_config('my.x', 't2', false)""")
@@ -371,8 +381,9 @@ def test_C4_policies_that_compare_more_than_a_column(amp):
             assert {id_ for _, id_ in found.fetchall()} <= {1, 2}
 
 
-def test_C4_conditions_of_an_own_view_have_no_policys_rank(amp):
-    """A view that a statement writes through, of the client's own table: what follows from its conditions for another table is asked behind the policies."""
+@pytest.mark.parametrize("own", OWN_TABLES)
+def test_C4_conditions_of_ones_own_have_no_policys_rank(amp, own):
+    """What follows from them for another table is asked behind the policies."""
     counts = []
     for note in "secret", "another":
         with amp.connect() as admin:
@@ -380,10 +391,10 @@ def test_C4_conditions_of_an_own_view_have_no_policys_rank(amp):
         heard = []
         with amp.connect("amp_svc") as svc:
             svc.add_notice_handler(lambda notice, heard=heard: heard.append(notice.message_primary))
-            svc.execute("""
+            svc.execute(f"""
                 CREATE TEMP TABLE local (k text, l text); INSERT INTO local VALUES ('secret', 'x');
                 CREATE FUNCTION pg_temp.f(text) RETURNS text COST 0.0000001 LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE NOTICE '%', $1; RETURN $1; END $$;
-                CREATE TEMP VIEW own WITH (security_barrier) AS SELECT * FROM local WHERE k = pg_temp.f('secret') AND l = pg_temp.f('x');
+                {OWN_TABLES[own].replace("k = current_setting('my.x')", "k = pg_temp.f('secret') AND l = pg_temp.f('x')")};
                 SET amp.tenant_id = 't1'; SET enable_indexscan = off; SET enable_bitmapscan = off; SET cpu_operator_cost = 0""")
             svc.execute("DELETE FROM own USING orders m WHERE m.note = own.k AND m.amount::text = own.l")
             svc.execute("UPDATE own SET l = l FROM orders m WHERE m.note = own.k")

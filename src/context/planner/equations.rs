@@ -55,19 +55,20 @@ unsafe extern "C-unwind" fn on_relation(
             && executor::installed()
         {
             let mut connected = policies(root);
+            let beside_amps = is_amps(connected);
             loop {
                 let before = length(connected);
-                each_equation(root, |equation, _| connected = connect(root, *equation, connected));
+                each_equation(root, beside_amps, |equation, _| connected = connect(root, *equation, connected));
                 if length(connected) == before {
                     break;
                 }
             }
-            each_equation(root, |equation, of| {
+            each_equation(root, beside_amps, |equation, of| {
                 let may_be_derived_from = match of {
                     // It has to be one of equations. It is an equivalence only through COALESCE of both sides, which is none of its own.
                     Of::FullJoin => true,
                     Of::Statement => may_be_derived_from(root, *equation, connected),
-                    Of::View => {
+                    Of::First => {
                         sides(*equation).into_iter().flatten().all(|side| is_column(root, side) || is_fixed(side))
                     }
                 };
@@ -86,10 +87,47 @@ unsafe fn entry(root: *mut pg_sys::PlannerInfo, index: pg_sys::Index) -> *mut pg
     unsafe { *(*root).simple_rte_array.add(index as usize) }
 }
 
-/// Whether a table of the query is under row security: else what stands before its other conditions is a client's, of a view that he writes through.
+/// What the policies compare, and every other condition that stands before the statement's own.
 ///
 /// # Safety
 /// A live query that is being planned, in a frame that owns nothing; so for those below.
+pub(super) unsafe fn policies(root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::List {
+    let mut operands = std::ptr::null_mut();
+    // SAFETY: by the contract above.
+    unsafe {
+        for index in 1..(*root).simple_rel_array_size as pg_sys::Index {
+            let entry = entry(root, index);
+            if entry.is_null() {
+                continue;
+            }
+            for (position, conditions) in cells((*entry).securityQuals).enumerate() {
+                each_equation_of(*conditions, Of::Statement, &mut |condition, _| {
+                    for side in sides(*condition).into_iter().flatten() {
+                        // Behind the first there are conditions of views that a statement writes through: of these what they may be equal to.
+                        if position == 0 || is_column(root, side) || is_fixed(side) {
+                            operands = lappend(operands, side.cast());
+                        }
+                    }
+                });
+            }
+        }
+    }
+    operands
+}
+
+/// Whether one of them is amp's: what it compares with a column is a leakproof function.
+///
+/// # Safety
+/// As above, of what the policies compare.
+unsafe fn is_amps(operands: *mut pg_sys::List) -> bool {
+    // SAFETY: by the contract above.
+    unsafe { cells(operands).any(|operand| (**operand).type_ == NodeTag::T_FuncExpr && is_fixed(*operand)) }
+}
+
+/// Whether a table of the query is under row security: else what stands before its other conditions is of a view that the client writes through.
+///
+/// # Safety
+/// As above.
 unsafe fn has_policies(entry: *mut pg_sys::RangeTblEntry) -> bool {
     // SAFETY: a catalog look-up by object id; the tuple of this cache is a row of pg_class.
     unsafe {
@@ -103,34 +141,6 @@ unsafe fn has_policies(entry: *mut pg_sys::RangeTblEntry) -> bool {
     }
 }
 
-/// What the policies compare. Behind the first of a table's there are others, and conditions of views that a statement writes through: of these
-/// the columns, and what cannot change.
-///
-/// # Safety
-/// As above.
-pub(super) unsafe fn policies(root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::List {
-    let mut operands = std::ptr::null_mut();
-    // SAFETY: by the contract above.
-    unsafe {
-        for index in 1..(*root).simple_rel_array_size as pg_sys::Index {
-            let entry = entry(root, index);
-            if entry.is_null() || (*entry).securityQuals.is_null() || !has_policies(entry) {
-                continue;
-            }
-            for (position, conditions) in cells((*entry).securityQuals).enumerate() {
-                each_equation_of(*conditions, Of::Statement, &mut |condition, _| {
-                    for side in sides(*condition).into_iter().flatten() {
-                        if position == 0 || is_column(root, side) || is_fixed(side) {
-                            operands = lappend(operands, side.cast());
-                        }
-                    }
-                });
-            }
-        }
-    }
-    operands
-}
-
 /// Where an equation stands.
 #[derive(Clone, Copy, PartialEq)]
 enum Of {
@@ -138,15 +148,20 @@ enum Of {
     Statement,
     /// In the ON of a full join.
     FullJoin,
-    /// In a view that the statement writes through, of a table without policies: before all others, as policies are.
-    View,
+    /// Before all others, as policies are; but it may be a client's: of a view that he writes through, or a policy of his own table.
+    First,
 }
 
-/// Calls `body` with each condition of two sides in the query's WHERE and ON, and in the views that it writes through.
+/// Calls `body` with each condition of two sides in the query's WHERE and ON, and of what stands before them. Beside policies of amp's nobody else's are
+/// trusted.
 ///
 /// # Safety
 /// As above.
-unsafe fn each_equation(root: *mut pg_sys::PlannerInfo, mut body: impl FnMut(*mut *mut pg_sys::Node, Of)) {
+unsafe fn each_equation(
+    root: *mut pg_sys::PlannerInfo,
+    beside_amps: bool,
+    mut body: impl FnMut(*mut *mut pg_sys::Node, Of),
+) {
     // SAFETY: by the contract above.
     unsafe {
         each_equation_below((*(*root).parse).jointree.cast(), &mut body);
@@ -155,9 +170,13 @@ unsafe fn each_equation(root: *mut pg_sys::PlannerInfo, mut body: impl FnMut(*mu
             if entry.is_null() || (*entry).securityQuals.is_null() {
                 continue;
             }
-            // Behind the first policy there are others, and such views' conditions.
-            let (policies, of) = if has_policies(entry) { (1, Of::Statement) } else { (0, Of::View) };
-            cells((*entry).securityQuals).skip(policies).for_each(|list| each_equation_of(*list, of, &mut body));
+            for (position, conditions) in cells((*entry).securityQuals).enumerate() {
+                if position > 0 {
+                    each_equation_of(*conditions, Of::Statement, &mut body);
+                } else if beside_amps || !has_policies(entry) {
+                    each_equation_of(*conditions, Of::First, &mut body);
+                }
+            }
         }
     }
 }
@@ -300,7 +319,7 @@ unsafe fn may_be_derived_from(
             return true;
         };
         if sides.iter().any(|side| is_among(connected, *side)) {
-            return sides.iter().all(|side| is_among(connected, *side));
+            return sides.iter().all(|side| is_column(root, *side) || is_fixed(*side));
         }
         let is_plain = |side| is_column(root, side) || !contain_var_clause(side);
         let [left, right] = sides;
