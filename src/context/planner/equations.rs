@@ -67,7 +67,11 @@ unsafe extern "C-unwind" fn on_relation(
                 let may_be_derived_from = match of {
                     // It has to be one of equations. It is an equivalence only through COALESCE of both sides, which is none of its own.
                     Of::FullJoin => true,
-                    Of::Statement => may_be_derived_from(root, *equation, connected),
+                    Of::Statement => may_be_derived_from(root, *equation, connected) || contain_leaked_vars(*equation),
+                    Of::Join => {
+                        may_be_derived_from(root, *equation, connected)
+                            || !is_connected(*equation, connected) && contain_leaked_vars(*equation)
+                    }
                     Of::First => {
                         sides(*equation).into_iter().flatten().all(|side| is_column(root, side) || is_fixed(side))
                     }
@@ -144,8 +148,10 @@ unsafe fn has_policies(entry: *mut pg_sys::RangeTblEntry) -> bool {
 /// Where an equation stands.
 #[derive(Clone, Copy, PartialEq)]
 enum Of {
-    /// In WHERE or ON, or behind a table's policies.
+    /// In WHERE, or behind a table's policies.
     Statement,
+    /// In the ON of a join, an outer one perhaps: PostgreSQL derives from leaky conditions there.
+    Join,
     /// In the ON of a full join.
     FullJoin,
     /// Before all others, as policies are; but it may be a client's: of a view that he writes through, or a policy of his own table.
@@ -197,7 +203,7 @@ unsafe fn each_equation_below(node: *mut pg_sys::Node, body: &mut impl FnMut(*mu
                 let join = node.cast::<pg_sys::JoinExpr>();
                 each_equation_below((*join).larg, body);
                 each_equation_below((*join).rarg, body);
-                let of = if (*join).jointype == pg_sys::JoinType::JOIN_FULL { Of::FullJoin } else { Of::Statement };
+                let of = if (*join).jointype == pg_sys::JoinType::JOIN_FULL { Of::FullJoin } else { Of::Join };
                 each_equation_of((*join).quals, of, body);
             }
             _ => {}
@@ -304,6 +310,13 @@ unsafe fn connect(
     }
 }
 
+/// # Safety
+/// As above, of an equation.
+unsafe fn is_connected(condition: *mut pg_sys::Node, connected: *mut pg_sys::List) -> bool {
+    // SAFETY: by the contract above.
+    unsafe { sides(condition).into_iter().flatten().any(|side| is_among(connected, side)) }
+}
+
 /// Whether nothing that PostgreSQL derives from an equation can fail, do something, or stand for a policy and say something else later.
 ///
 /// # Safety
@@ -318,7 +331,7 @@ unsafe fn may_be_derived_from(
         let Some(sides) = sides(condition) else {
             return true;
         };
-        if sides.iter().any(|side| is_among(connected, *side)) {
+        if is_connected(condition, connected) {
             return sides.iter().all(|side| is_column(root, *side) || is_fixed(*side));
         }
         let is_plain = |side| is_column(root, side) || !contain_var_clause(side);
@@ -327,7 +340,6 @@ unsafe fn may_be_derived_from(
             // What is computed from columns may be equal to what cannot change.
             || is_harmless(left) && is_fixed(right)
             || is_fixed(left) && is_harmless(right)
-            || contain_leaked_vars(condition)
     }
 }
 
