@@ -402,6 +402,26 @@ def test_C4_conditions_of_ones_own_have_no_policys_rank(amp, own):
     assert counts[0] == counts[1]
 
 
+def test_C4_ones_own_policy_beside_amps_own_tables(amp):
+    """Not every policy of amp's is an equation: who is asked of a user's row shows no rank of the client's own either."""
+    heard = []
+    with amp.connect("amp_ops") as ops:
+        ops.execute("SELECT amp.invite_user('hidden@t2.example', 'admin', 't2')")
+    for email in "hidden@t2.example", "nobody@t2.example":
+        notices = []
+        with amp.connect("amp_svc") as svc:
+            svc.add_notice_handler(lambda notice, notices=notices: notices.append(notice.message_primary))
+            svc.execute(f"""
+                CREATE FUNCTION pg_temp.f(text) RETURNS text COST 0.0000001 LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE NOTICE 'asked'; RETURN $1; END $$;
+                CREATE TEMP TABLE own (k text, l text); INSERT INTO own VALUES ('{email}', 'x');
+                ALTER TABLE own ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+                CREATE POLICY p ON own USING (k = pg_temp.f('{email}') AND l = pg_temp.f('x'));
+                SET amp.tenant_id = 't1'; SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; SET cpu_operator_cost = 0""")
+            svc.execute("SELECT FROM own JOIN amp.app_users u ON u.email = own.k AND u.id = own.l")
+        heard.append(notices)
+    assert heard[0] == heard[1]
+
+
 RECHECKED = {
     "hash": ("CREATE INDEX ON orders USING hash (note)", "enable_seqscan, enable_bitmapscan"),
     "bitmap of a hash": ("CREATE INDEX ON orders USING hash (note)", "enable_seqscan, enable_indexscan"),

@@ -55,15 +55,15 @@ unsafe extern "C-unwind" fn on_relation(
             && executor::installed()
         {
             let mut connected = policies(root);
-            let beside_amps = is_amps(connected);
+            let trusted = have_one_owner(root, connected);
             loop {
                 let before = length(connected);
-                each_equation(root, beside_amps, |equation, _| connected = connect(root, *equation, connected));
+                each_equation(root, trusted, |equation, _| connected = connect(root, *equation, connected));
                 if length(connected) == before {
                     break;
                 }
             }
-            each_equation(root, beside_amps, |equation, of| {
+            each_equation(root, trusted, |equation, of| {
                 let may_be_derived_from = match of {
                     // It has to be one of equations. It is an equivalence only through COALESCE of both sides, which is none of its own.
                     Of::FullJoin => true,
@@ -128,20 +128,34 @@ unsafe fn is_amps(operands: *mut pg_sys::List) -> bool {
     unsafe { cells(operands).any(|operand| (**operand).type_ == NodeTag::T_FuncExpr && is_fixed(*operand)) }
 }
 
-/// Whether a table of the query is under row security: else what stands before its other conditions is of a view that the client writes through.
+/// Whether what stands before the statement's conditions is to be trusted: policies of one owner, on his own tables. Amp's are trusted by what they
+/// compare; beside them, and beside another owner's tables, nobody else's have their rank. Where a table has no row security it is a condition of a
+/// view that the client writes through.
 ///
 /// # Safety
-/// As above.
-unsafe fn has_policies(entry: *mut pg_sys::RangeTblEntry) -> bool {
-    // SAFETY: a catalog look-up by object id; the tuple of this cache is a row of pg_class.
+/// As above, and of what the policies compare.
+unsafe fn have_one_owner(root: *mut pg_sys::PlannerInfo, operands: *mut pg_sys::List) -> bool {
+    // SAFETY: catalog look-ups by object id; the tuples of this cache are rows of pg_class.
     unsafe {
-        let tuple = SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as c_int, (*entry).relid.into());
-        if tuple.is_null() {
-            return false;
+        let mut first = pg_sys::InvalidOid;
+        for index in 1..(*root).simple_rel_array_size as pg_sys::Index {
+            let entry = entry(root, index);
+            if entry.is_null() || (*entry).securityQuals.is_null() {
+                continue;
+            }
+            let tuple = SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as c_int, (*entry).relid.into());
+            if tuple.is_null() {
+                return false;
+            }
+            let row = &*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_class>(tuple);
+            let (owner, secured) = (row.relowner, row.relrowsecurity);
+            ReleaseSysCache(tuple);
+            if !secured || first != pg_sys::InvalidOid && owner != first {
+                return false;
+            }
+            first = owner;
         }
-        let has = (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_class>(tuple)).relrowsecurity;
-        ReleaseSysCache(tuple);
-        has
+        !is_amps(operands)
     }
 }
 
@@ -158,14 +172,13 @@ enum Of {
     First,
 }
 
-/// Calls `body` with each condition of two sides in the query's WHERE and ON, and of what stands before them. Beside policies of amp's nobody else's are
-/// trusted.
+/// Calls `body` with each condition of two sides in the query's WHERE and ON, and of what stands before them if that is not `trusted`.
 ///
 /// # Safety
 /// As above.
 unsafe fn each_equation(
     root: *mut pg_sys::PlannerInfo,
-    beside_amps: bool,
+    trusted: bool,
     mut body: impl FnMut(*mut *mut pg_sys::Node, Of),
 ) {
     // SAFETY: by the contract above.
@@ -179,7 +192,7 @@ unsafe fn each_equation(
             for (position, conditions) in cells((*entry).securityQuals).enumerate() {
                 if position > 0 {
                     each_equation_of(*conditions, Of::Statement, &mut body);
-                } else if beside_amps || !has_policies(entry) {
+                } else if !trusted {
                     each_equation_of(*conditions, Of::First, &mut body);
                 }
             }
