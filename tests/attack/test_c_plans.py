@@ -413,7 +413,7 @@ def test_C4_ones_own_policy_beside_amps_own_tables(amp):
             svc.add_notice_handler(lambda notice, notices=notices: notices.append(notice.message_primary))
             svc.execute(f"""
                 CREATE FUNCTION pg_temp.f(text) RETURNS text COST 0.0000001 LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE NOTICE 'asked'; RETURN $1; END $$;
-                CREATE TEMP TABLE own (k text, l text); INSERT INTO own VALUES ('{email}', 'x');
+                CREATE TEMP TABLE own (k text COLLATE "C", l text COLLATE "C"); INSERT INTO own VALUES ('{email}', 'x');
                 ALTER TABLE own ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
                 CREATE POLICY p ON own USING (k = pg_temp.f('{email}') AND l = pg_temp.f('x'));
                 SET amp.tenant_id = 't1'; SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; SET cpu_operator_cost = 0""")
